@@ -1,0 +1,1 @@
+fulgur_test(base_test SOURCES base/base_test.cpp DEPENDS fulgur::base)
