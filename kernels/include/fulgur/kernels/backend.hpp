@@ -1,0 +1,196 @@
+// The arithmetic of the model behind one interface: `reference` defines it in plain C++, `cpu` is
+// fast on x86-64, `cuda` runs on GPUs. No framework types; pointers are to the backend's memory.
+//
+// Contract of every operation (invariant I1): a row of the result depends on that row's inputs and
+// on the sequence state it names, and on nothing else: not on how many rows are in the call, their
+// order, the number of threads or how a sequence is cut into calls. Every reduction has one fixed
+// order. The order is part of the definition, so `reference` and `cpu` agree bit for bit.
+//
+// Thread contract: a Backend belongs to one thread at a time; it uses its own compute threads
+// inside a call and none between calls.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/base/dtype.hpp"
+#include "common/base/status.hpp"
+
+namespace fulgur::kernels {
+
+/// How matrix products treat their left operand. bf16: rounded to bf16, products accumulated in
+/// float32 (the fast mode). f32: kept in float32 (the exact mode that meets the oracle). Weights are
+/// bf16 as stored unless the checkpoint holds more bits, and every sum is float32 in both modes.
+/// KV pages and open lightning blocks are stored in the same type as the mode.
+enum class Precision : std::uint8_t { f32, bf16 };
+
+/// Tokens of a lightning block. State is folded at multiples of this from the sequence start.
+inline constexpr std::uint32_t kLightningBlock = 64;
+/// Tokens of a softmax KV page.
+inline constexpr std::uint32_t kPageTokens = 64;
+/// Positions after which partial softmax results are merged; a multiple of kPageTokens.
+inline constexpr std::uint32_t kSoftmaxSplit = 512;
+
+/// A weight in host memory, row-major [rows = output features, cols = input features].
+struct HostMatrix {
+  const void* data = nullptr;
+  Dtype dtype = Dtype::f32;
+  std::size_t rows = 0;
+  std::size_t cols = 0;
+};
+
+/// A weight in the backend's own layout. Immutable.
+class Matrix {
+ public:
+  virtual ~Matrix() = default;
+  virtual std::size_t rows() const = 0;   ///< output features
+  virtual std::size_t cols() const = 0;   ///< input features
+  virtual std::size_t bytes() const = 0;  ///< memory read by one product
+};
+
+/// One expert's SwiGLU weights: w2(silu(w1 x) * w3 x). Immutable.
+class Expert {
+ public:
+  virtual ~Expert() = default;
+  virtual std::size_t bytes() const = 0;
+};
+
+/// Shape of the lightning attention of one layer.
+struct LightningShape {
+  std::uint32_t heads = 0;
+  std::uint32_t head_dim = 0;
+  std::vector<float> decay;  ///< [heads] rate r: the state is multiplied by exp(-r) each token
+};
+
+/// Consecutive tokens of one sequence in a lightning call.
+struct LightningSegment {
+  std::uint32_t row = 0;       ///< first row of the segment in qkv and out
+  std::uint32_t rows = 0;      ///< tokens, any number >= 1; may cross block boundaries
+  std::uint64_t position = 0;  ///< position of the first token in its sequence
+  std::byte* slot = nullptr;   ///< lightning_slot_bytes() of state; contents ignored at position 0
+};
+
+/// Shape of the softmax attention of one layer.
+struct SoftmaxShape {
+  std::uint32_t heads = 0;
+  std::uint32_t kv_heads = 0;
+  std::uint32_t head_dim = 0;
+  std::uint32_t rotary_dim = 0;  ///< leading dims of each head that are rotated; even
+  double rope_theta = 0;
+};
+
+/// Consecutive tokens of one sequence in a softmax call.
+struct SoftmaxSegment {
+  std::uint32_t row = 0;
+  std::uint32_t rows = 0;
+  std::uint64_t position = 0;
+  const std::uint32_t* pages = nullptr;  ///< page numbers covering positions [0, position + rows)
+};
+
+/// Rows of a call that go through one expert: output row `output + i` is expert(x[rows[i]]).
+struct ExpertGroup {
+  const Expert* expert = nullptr;
+  std::span<const std::uint32_t> rows;
+  std::uint32_t output = 0;
+};
+
+/// One implementation of the model's arithmetic. Activations are float32 row-major
+/// [tokens, features] unless a Dtype says otherwise. Shapes are checked by FULGUR_ASSERT.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  /// "reference", "cpu-avx512bf16", "cpu-avx512", "cpu-avx2", …
+  virtual std::string_view name() const = 0;
+  virtual Precision precision() const = 0;
+
+  /// Zeroed memory of this backend, 64-byte aligned.
+  virtual std::shared_ptr<std::byte> allocate(std::size_t bytes) = 0;
+  virtual void upload(std::byte* device, const void* host, std::size_t bytes) = 0;
+  virtual void download(void* host, const std::byte* device, std::size_t bytes) = 0;
+
+  /// Packs matrices with equal cols into one, stacked along rows in the given order.
+  virtual std::unique_ptr<Matrix> pack(std::span<const HostMatrix> parts) = 0;
+  /// Keeps a matrix for embed(): rows are gathered, so they stay contiguous in their own dtype.
+  virtual std::unique_ptr<Matrix> pack_table(const HostMatrix& table) = 0;
+  /// Keeps a matrix in float32 for route(), whatever the precision mode.
+  virtual std::unique_ptr<Matrix> pack_router(const HostMatrix& router) = 0;
+  virtual std::unique_ptr<Expert> pack_expert(const HostMatrix& gate, const HostMatrix& up,
+                                              const HostMatrix& down) = 0;
+
+  /// out[i] = table[ids[i]] as float32. out [ids.size(), table.cols()].
+  virtual void embed(const Matrix& table, std::span<const std::uint32_t> ids, float* out) = 0;
+
+  /// out = weight * x / sqrt(mean(x^2) + eps) per row. x, out [rows, dim], may alias; weight [dim].
+  virtual void rms_norm(const float* x, const float* weight, float eps, std::size_t rows,
+                        std::size_t dim, float* out) = 0;
+
+  /// out [rows, weight.rows()] = x [rows, weight.cols()] · weightᵀ.
+  virtual void matmul(const float* x, std::size_t rows, const Matrix& weight, float* out) = 0;
+
+  /// out = alpha * x + beta * y, elementwise over `count`; out may alias either.
+  virtual void scale_add(float alpha, const float* x, float beta, const float* y, std::size_t count,
+                         float* out) = 0;
+
+  /// Bytes of one sequence's lightning state in one layer: state at the last block boundary
+  /// float32 [heads, head_dim (key), head_dim (value)] and the open block's keys and values.
+  virtual std::size_t lightning_slot_bytes(const LightningShape& shape) const = 0;
+  /// Lightning attention in block form. qkv [tokens, heads, 3, head_dim] before SiLU (interleaved
+  /// per head: q, k, v); out [tokens, heads, head_dim] before the norm. Updates the slots.
+  virtual void lightning(const LightningShape& shape, const float* qkv,
+                         std::span<const LightningSegment> segments, float* out) = 0;
+  /// out = rms_norm(o; weight, eps) * sigmoid(gate). o, gate, out [rows, dim]; out may alias o.
+  virtual void norm_gate(const float* o, const float* gate, const float* weight, float eps,
+                         std::size_t rows, std::size_t dim, float* out) = 0;
+
+  /// Bytes of one KV page of one layer: keys (rotated) and values of kPageTokens tokens.
+  virtual std::size_t softmax_page_bytes(const SoftmaxShape& shape) const = 0;
+  /// Causal grouped-query attention over paged KV. qkv [tokens, heads + 2 * kv_heads, head_dim]
+  /// (all q, then all k, then all v, before rotation); writes the new keys and values to their
+  /// pages, then out [tokens, heads, head_dim]. Partial results over kSoftmaxSplit positions are
+  /// merged in position order. `pages` is the layer's pool, page p at p * softmax_page_bytes().
+  virtual void softmax(const SoftmaxShape& shape, const float* qkv,
+                       std::span<const SoftmaxSegment> segments, std::byte* pages, float* out) = 0;
+
+  /// Top-k routing: softmax over all experts in float32, the k largest (ties: lower expert first),
+  /// divided by their sum. experts, weights [rows, k] by descending weight.
+  virtual void route(const float* y, std::size_t rows, const Matrix& router, std::uint32_t k,
+                     std::uint16_t* experts, float* weights) = 0;
+
+  /// Copies rows of y [*, dim] in dtype (f32 or bf16): out[i] = y[rows[i]].
+  virtual void gather(const float* y, std::span<const std::uint32_t> rows, std::size_t dim,
+                      Dtype dtype, std::byte* out) = 0;
+
+  /// Grouped SwiGLU. x [*, hidden] in x_dtype; out [sum of group rows, hidden] in out_dtype. x and
+  /// out may be unaligned (they live in wire messages).
+  virtual void experts(const std::byte* x, Dtype x_dtype, std::size_t hidden,
+                       std::span<const ExpertGroup> groups, std::byte* out, Dtype out_dtype) = 0;
+
+  /// out[i] = alpha * y[i] + beta * sum over slots s ascending of weights[i, s] * outputs[i * k + s].
+  /// y, out [rows, hidden] float32, may alias; outputs: rows * k pointers to [hidden] in dtype,
+  /// possibly unaligned.
+  virtual void combine(const float* y, std::size_t rows, std::size_t hidden, std::uint32_t k,
+                       const float* weights, std::span<const std::byte* const> outputs, Dtype dtype,
+                       float alpha, float beta, float* out) = 0;
+};
+
+struct CpuOptions {
+  Precision precision = Precision::bf16;
+  std::uint32_t threads = 1;  ///< compute threads, the caller included
+  std::vector<int> cpus;      ///< cpu of each thread, the caller's first; empty: not pinned
+  /// "": the best the machine has; else "avx512bf16" | "avx512" | "avx2" to force one.
+  std::string isa;
+};
+
+/// The definition: plain loops, one thread.
+std::unique_ptr<Backend> make_reference_backend(Precision precision);
+
+/// The fast CPU backend; fails when the machine (or the forced isa) has less than AVX2 + FMA.
+Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options);
+
+}  // namespace fulgur::kernels
