@@ -33,3 +33,8 @@ function(fulgur_test name)
   endif()
   set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
 endfunction()
+
+# Lets a target that spawns actors share fulgur_actor's precompiled CAF headers.
+function(fulgur_use_actor_pch target)
+  target_precompile_headers(${target} REUSE_FROM fulgur_actor)
+endfunction()
