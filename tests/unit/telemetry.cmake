@@ -1,0 +1,1 @@
+fulgur_test(telemetry_test SOURCES telemetry/metrics_test.cpp DEPENDS fulgur::telemetry)
