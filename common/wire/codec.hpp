@@ -8,11 +8,20 @@
 namespace fulgur::wire {
 
 /// Segments of the encoded message; the tensor block, if any, is a segment of its own that shares
-/// ownership with message.body's Frame.
+/// ownership with message.body's Frame. It is copied only when it is not 8-byte aligned or not a
+/// whole number of 8-byte words. The message must pass validate(); the receiver drops it otherwise.
 Frames encode(const Message& message);
 
 /// data_loss for malformed or oversized input, failed_precondition for another protocol version.
-/// Tensor blocks in the result reference (and keep alive) the frames given.
+/// Tensor blocks in the result reference (and keep alive) the frames given; a frame that is not
+/// 8-byte aligned is copied first.
 Result<Message> decode(Frames frames);
+
+/// Whether every list, number, enum and text of the message is within the bounds of limits.hpp and
+/// its sizes agree; invalid_argument names the field. decode() applies it to everything it returns.
+Status validate(const Message& message);
+
+/// Lower-case name of the body's alternative, e.g. "dispatch".
+std::string_view body_name(const Body& body);
 
 }  // namespace fulgur::wire

@@ -3,12 +3,14 @@
 // Bounds on every list are in limits.hpp and enforced by the decoder.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -28,6 +30,10 @@ struct Frame {
   std::size_t size = 0;
 
   std::span<const std::byte> bytes() const { return {data, size}; }
+  /// Equal contents, whoever owns them.
+  friend bool operator==(const Frame& a, const Frame& b) {
+    return std::ranges::equal(a.bytes(), b.bytes());
+  }
 };
 
 /// One encoded message: Cap'n Proto segments in order.
@@ -53,6 +59,7 @@ struct Dispatch {
   Dtype dtype = Dtype::bf16;
   std::vector<Route> routes;  ///< grouped by expert
   Frame activations;          ///< [rows, hidden] in dtype; each token once
+  friend bool operator==(const Dispatch&, const Dispatch&) = default;
 };
 
 /// Worker -> shard: un-reduced expert outputs, in the order of the dispatch's routes.
@@ -65,6 +72,7 @@ struct Combine {
   std::uint32_t queue_us = 0;    ///< waited in the worker's mailbox
   std::uint32_t compute_us = 0;  ///< spent in the grouped SwiGLU
   Frame outputs;                 ///< [routes, hidden] in dtype
+  friend bool operator==(const Combine&, const Combine&) = default;
 };
 
 enum class NackReason : std::uint8_t {
@@ -80,6 +88,7 @@ struct Nack {
   std::uint64_t epoch = 0;  ///< the worker's placement epoch
   std::uint32_t layer = 0;
   NackReason reason = NackReason::not_held;
+  friend bool operator==(const Nack&, const Nack&) = default;
 };
 
 // ---------------------------------------------------------------- generate
@@ -95,6 +104,7 @@ struct SamplingParams {
   float repetition_penalty = 1.0F;
   std::uint64_t seed = 0;    ///< the draw at position p depends on (seed, p) only
   std::vector<std::pair<std::uint32_t, float>> logit_bias;
+  friend bool operator==(const SamplingParams&, const SamplingParams&) = default;
 };
 
 /// Router -> shard: continue this sequence. A re-submission after a shard loss carries the tokens
@@ -110,6 +120,7 @@ struct Submit {
   bool logprobs = false;
   bool prompt_logprobs = false;
   SamplingParams sampling;
+  friend bool operator==(const Submit&, const Submit&) = default;
 };
 
 struct TokenLogprob {
@@ -127,11 +138,13 @@ struct TokenEvent {
   bool prompt = false;
   float logprob = 0.0F;  ///< natural log, of the unmodified distribution; 0 unless asked for
   std::vector<TokenLogprob> top;
+  friend bool operator==(const TokenEvent&, const TokenEvent&) = default;
 };
 
 /// Shard -> router: all tokens of one step, for one router.
 struct Tokens {
   std::vector<TokenEvent> events;
+  friend bool operator==(const Tokens&, const Tokens&) = default;
 };
 
 enum class FinishReason : std::uint8_t { stop = 0, length = 1, cancelled = 2, error = 3 };
@@ -143,11 +156,13 @@ struct Done {
   Code code = Code::ok;  ///< why, for FinishReason::error
   std::string message;
   std::uint32_t generated_tokens = 0;
+  friend bool operator==(const Done&, const Done&) = default;
 };
 
 /// Router -> shard: stop the request and free its state. Answered by Done(cancelled) unless unknown.
 struct Cancel {
   std::uint64_t request = 0;
+  friend bool operator==(const Cancel&, const Cancel&) = default;
 };
 
 // ---------------------------------------------------------------- control
@@ -180,6 +195,7 @@ struct Register {
   std::uint64_t epoch = 0;           ///< last placement epoch committed here; 0 for none
   /// Expert workers: replicas held now, so that a restarted orchestrator rebuilds its view.
   std::vector<std::pair<std::uint32_t, std::uint32_t>> held;  ///< (layer, expert)
+  friend bool operator==(const Register&, const Register&) = default;
 };
 
 /// Orchestrator -> service, for every message that asks for one.
@@ -188,6 +204,7 @@ struct Ack {
   Code code = Code::ok;
   std::string message;
   std::uint64_t orchestrator_generation = 0;  ///< fencing: obey the largest seen
+  friend bool operator==(const Ack&, const Ack&) = default;
 };
 
 /// Counters since start unless said otherwise; what load-aware placement and scaling read.
@@ -203,12 +220,14 @@ struct Load {
   std::uint32_t state_slots_used = 0;
   std::uint32_t state_slots_total = 0;
   std::uint64_t held_bytes = 0;     ///< expert weights held
+  friend bool operator==(const Load&, const Load&) = default;
 };
 
 struct ExpertTokens {
   std::uint16_t layer = 0;
   std::uint16_t expert = 0;
   std::uint64_t tokens = 0;  ///< since the last heartbeat
+  friend bool operator==(const ExpertTokens&, const ExpertTokens&) = default;
 };
 
 struct Heartbeat {
@@ -217,6 +236,7 @@ struct Heartbeat {
   std::uint64_t epoch = 0;
   Load load;
   std::vector<ExpertTokens> expert_tokens;
+  friend bool operator==(const Heartbeat&, const Heartbeat&) = default;
 };
 
 struct WorkerEntry {
@@ -225,6 +245,7 @@ struct WorkerEntry {
   std::string endpoint;
   /// Replicas held, one bitmap [experts] per layer, concatenated: bit (layer * experts + expert).
   std::vector<std::uint64_t> replicas;
+  friend bool operator==(const WorkerEntry&, const WorkerEntry&) = default;
 };
 
 struct ShardEntry {
@@ -232,6 +253,7 @@ struct ShardEntry {
   std::uint64_t incarnation = 0;
   std::string endpoint;
   bool accepting = true;
+  friend bool operator==(const ShardEntry&, const ShardEntry&) = default;
 };
 
 /// Orchestrator -> shards and router: the mesh as of `epoch`. Replaces what came before.
@@ -242,6 +264,7 @@ struct Placement {
   std::uint32_t experts = 0;
   std::vector<WorkerEntry> workers;
   std::vector<ShardEntry> shards;
+  friend bool operator==(const Placement&, const Placement&) = default;
 };
 
 /// Orchestrator -> worker: hold exactly these replicas from `epoch` on. Loads what is missing off
@@ -252,6 +275,7 @@ struct Prepare {
   std::uint32_t layers = 0;
   std::uint32_t experts = 0;
   std::vector<std::uint64_t> replicas;  ///< bitmap as in WorkerEntry
+  friend bool operator==(const Prepare&, const Prepare&) = default;
 };
 
 /// Worker -> orchestrator.
@@ -261,12 +285,14 @@ struct Prepared {
   std::uint64_t epoch = 0;
   Code code = Code::ok;
   std::string message;
+  friend bool operator==(const Prepared&, const Prepared&) = default;
 };
 
 /// Orchestrator -> worker: nothing of an older epoch is in flight; free what `epoch` does not name.
 struct Retire {
   std::uint64_t epoch = 0;
   std::uint64_t orchestrator_generation = 0;
+  friend bool operator==(const Retire&, const Retire&) = default;
 };
 
 /// Shard -> orchestrator: micro-batches in flight now all route by `epoch`.
@@ -274,6 +300,7 @@ struct Switched {
   std::string name;
   std::uint64_t incarnation = 0;
   std::uint64_t epoch = 0;
+  friend bool operator==(const Switched&, const Switched&) = default;
 };
 
 /// Shard -> orchestrator: a worker was lost or misbehaves, seen from here.
@@ -282,11 +309,13 @@ struct Report {
   std::string worker;  ///< about whom
   std::uint64_t worker_incarnation = 0;
   Code code = Code::unavailable;
+  friend bool operator==(const Report&, const Report&) = default;
 };
 
 /// Orchestrator -> service: leave. Finish or hand over what is running, then exit 0.
 struct Drain {
   std::string name;
+  friend bool operator==(const Drain&, const Drain&) = default;
 };
 
 /// First message on every link, both ways; carried by the transport and never seen by services.
@@ -297,6 +326,7 @@ struct Hello {
   std::string host;       ///< equal on two processes that can share memory
   std::string shm_offer;  ///< connecting side: name of the shared-memory link it made; else empty
   bool shm_accepted = false;  ///< accepting side's answer
+  friend bool operator==(const Hello&, const Hello&) = default;
 };
 
 using Body = std::variant<Dispatch, Combine, Nack, Submit, Tokens, Done, Cancel, Register, Ack, Heartbeat,
@@ -309,6 +339,7 @@ struct Message {
   std::int64_t deadline_ns = 0;  ///< wall clock, nanoseconds since the epoch; 0: none
   std::uint64_t trace = 0;
   Body body;
+  friend bool operator==(const Message&, const Message&) = default;
 };
 
 }  // namespace fulgur::wire

@@ -1,0 +1,68 @@
+# Router <-> attention shard: requests, their tokens and their ends. Comments on the fields are in
+# messages.hpp; bounds in limits.hpp. Fields are appended, never renumbered.
+@0xfedf0755778c2615;
+
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("fulgur::wire::schema");
+
+struct LogitBias {
+  token @0 :UInt32;
+  bias @1 :Float32;
+}
+
+struct SamplingParams {
+  temperature @0 :Float32;
+  topP @1 :Float32;
+  topK @2 :UInt32;
+  minP @3 :Float32;
+  presencePenalty @4 :Float32;
+  frequencyPenalty @5 :Float32;
+  repetitionPenalty @6 :Float32;
+  seed @7 :UInt64;
+  logitBias @8 :List(LogitBias);
+}
+
+struct Submit {
+  request @0 :UInt64;
+  tokens @1 :List(UInt32);
+  promptTokens @2 :UInt32;
+  maxNewTokens @3 :UInt32;
+  stopIds @4 :List(UInt32);
+  minNewTokens @5 :UInt32;
+  topLogprobs @6 :UInt8;
+  logprobs @7 :Bool;
+  promptLogprobs @8 :Bool;
+  sampling @9 :SamplingParams;
+}
+
+struct TokenLogprob {
+  token @0 :UInt32;
+  logprob @1 :Float32;
+}
+
+struct TokenEvent {
+  request @0 :UInt64;
+  index @1 :UInt32;
+  token @2 :UInt32;
+  prompt @3 :Bool;
+  logprob @4 :Float32;
+  top @5 :List(TokenLogprob);
+}
+
+struct Tokens {
+  events @0 :List(TokenEvent);
+}
+
+enum FinishReason { stop @0; length @1; cancelled @2; error @3; }
+
+struct Done {
+  request @0 :UInt64;
+  reason @1 :FinishReason;
+  code @2 :UInt8;          # fulgur::Code
+  message @3 :Text;
+  generatedTokens @4 :UInt32;
+}
+
+struct Cancel {
+  request @0 :UInt64;
+}

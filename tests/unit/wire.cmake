@@ -1,0 +1,1 @@
+fulgur_test(wire_test SOURCES wire/codec_test.cpp wire/malformed_test.cpp DEPENDS fulgur::wire)
