@@ -6,6 +6,7 @@
 #include <set>
 
 #include "common/model/fingerprint.hpp"
+#include "common/model/shard_index.hpp"
 
 namespace fulgur::model {
 
@@ -37,38 +38,32 @@ Status Checkpoint::open_shards() {
 
 Status Checkpoint::index_single_file(const std::string& path) {
   FULGUR_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::open(path));
-  for (std::uint32_t i = 0; i < file.tensors().size(); ++i) {
-    locations_[file.tensors()[i].name] = {0, i};
-  }
+  for (const TensorInfo& info : file.tensors()) shard_of_[info.name] = 0;
   files_.push_back(std::move(file));
   return Status::ok();
 }
 
 Status Checkpoint::index_shards(const std::string& index_path) {
-  FULGUR_ASSIGN_OR_RETURN(const auto entries, read_shard_index(index_path));
-  std::map<std::string, std::unordered_map<std::string, Location>> shards;
-  for (const auto& [name, file] : entries) shards[file];
-  for (auto& [file_name, tensors] : shards) {
+  FULGUR_ASSIGN_OR_RETURN(const ShardIndex index, read_shard_index(index_path));
+  std::map<std::string, std::uint32_t> numbers;
+  for (const auto& [name, file] : index.entries) numbers[file] = 0;
+  for (auto& [file_name, number] : numbers) {
+    number = static_cast<std::uint32_t>(files_.size());
     auto file = SafetensorsFile::open(directory_ + "/" + file_name);
     if (!file && file.status().code() == Code::not_found) {
       return error(Code::not_found, "{}: names the shard {}, which is missing", index_path,
-                   file_name);
+                   printable(file_name));
     }
     if (!file) return file.status();
-    const auto number = static_cast<std::uint32_t>(files_.size());
-    for (std::uint32_t i = 0; i < file->tensors().size(); ++i) {
-      tensors[file->tensors()[i].name] = {number, i};
-    }
     files_.push_back(std::move(file).value());
   }
-  for (const auto& [name, file_name] : entries) {
-    const auto& tensors = shards[file_name];
-    const auto found = tensors.find(name);
-    if (found == tensors.end()) {
+  for (const auto& [name, file_name] : index.entries) {
+    const std::uint32_t number = numbers[file_name];
+    if (files_[number].find(name) == nullptr) {
       return error(Code::data_loss, "{}: lists tensor {} in {}, which does not hold it", index_path,
-                   printable(name), file_name);
+                   printable(name), printable(file_name));
     }
-    locations_[name] = found->second;
+    shard_of_[name] = number;
   }
   return Status::ok();
 }
@@ -83,12 +78,12 @@ Status Checkpoint::verify() {
     moe_.push_back(layout);
     std::uint64_t bytes = 0;
     if (layout.fused) {
-      bytes = (stored_bytes(names::fused_gate_up(layer, layout)) +
-               stored_bytes(names::fused_down(layer, layout))) /
+      bytes = (info(names::fused_gate_up(layer, layout)).bytes +
+               info(names::fused_down(layer, layout)).bytes) /
               config_.experts;
     } else {
       for (const std::string_view matrix : {"w1", "w2", "w3"}) {
-        bytes += stored_bytes(names::expert(layer, layout, 0, matrix));
+        bytes += info(names::expert(layer, layout, 0, matrix)).bytes;
       }
     }
     expert_bytes_ = std::max(expert_bytes_, bytes);
@@ -97,20 +92,19 @@ Status Checkpoint::verify() {
 }
 
 Status Checkpoint::verify_tensor(const ExpectedTensor& expected) const {
-  const auto found = locations_.find(expected.name);
-  if (found == locations_.end()) {
+  if (!has(expected.name)) {
     return error(Code::invalid_argument, "{}: tensor {} is missing",
                  files_.size() == 1 ? files_[0].path() : directory_, expected.name);
   }
-  const SafetensorsFile& file = files_[found->second.file];
-  const TensorInfo& info = file.tensors()[found->second.tensor];
-  if (info.shape != expected.shape) {
-    return error(Code::invalid_argument, "{}: tensor {} has shape {}; config.json implies {}",
-                 file.path(), info.name, shape_text(info.shape), shape_text(expected.shape));
+  const std::string& path = files_[shard_of_.at(expected.name)].path();
+  const TensorInfo& stored = info(expected.name);
+  if (stored.shape != expected.shape) {
+    return error(Code::invalid_argument, "{}: tensor {} has shape {}; config.json implies {}", path,
+                 stored.name, shape_text(stored.shape), shape_text(expected.shape));
   }
-  if (!info.float_dtype()) {
+  if (!stored.float_dtype()) {
     return error(Code::invalid_argument, "{}: tensor {} has dtype {}; expected BF16, F16 or F32",
-                 file.path(), info.name, info.dtype);
+                 path, stored.name, stored.dtype);
   }
   return Status::ok();
 }
@@ -118,27 +112,25 @@ Status Checkpoint::verify_tensor(const ExpectedTensor& expected) const {
 Result<std::uint64_t> Checkpoint::compute_fingerprint() const {
   Fingerprint hash;
   add_config(hash, config_);
-  const std::map<std::string_view, Location> sorted(locations_.begin(), locations_.end());
-  for (const auto& [name, where] : sorted) {
-    add_tensor(hash, files_[where.file].tensors()[where.tensor]);
-  }
+  std::set<std::string_view> sorted;
+  for (const auto& [name, shard] : shard_of_) sorted.insert(name);
+  for (const std::string_view name : sorted) add_tensor(hash, info(std::string(name)));
   for (const SafetensorsFile& file : files_) FULGUR_RETURN_IF_ERROR(add_file_sample(hash, file));
   return hash.value();
 }
 
-std::uint64_t Checkpoint::stored_bytes(const std::string& name) const {
-  const Location where = locations_.at(name);
-  return files_[where.file].tensors()[where.tensor].bytes;
+const TensorInfo& Checkpoint::info(const std::string& name) const {
+  const TensorInfo* found = files_[shard_of_.at(name)].find(name);
+  FULGUR_ASSERT(found != nullptr, "indexed tensors were found in their shard");
+  return *found;
 }
 
 Result<Tensor> Checkpoint::map(const std::string& name) const {
-  const Location where = locations_.at(name);
-  return files_[where.file].map(files_[where.file].tensors()[where.tensor]);
+  return files_[shard_of_.at(name)].map(info(name));
 }
 
 Result<Tensor> Checkpoint::map_slice(const std::string& name, std::uint64_t index) const {
-  const Location where = locations_.at(name);
-  return files_[where.file].map_slice(files_[where.file].tensors()[where.tensor], index);
+  return files_[shard_of_.at(name)].map_slice(info(name), index);
 }
 
 Result<Tensor> Checkpoint::embedding() const { return map(std::string(names::kEmbedding)); }

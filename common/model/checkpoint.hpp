@@ -77,33 +77,24 @@ class Checkpoint {
   std::uint64_t weight_version() const { return 0; }
 
  private:
-  struct Location {
-    std::uint32_t file = 0;
-    std::uint32_t tensor = 0;
-  };
-
   Status open_shards();
   Status index_single_file(const std::string& path);
   Status index_shards(const std::string& index_path);
   Status verify();
   Status verify_tensor(const ExpectedTensor& expected) const;
   Result<std::uint64_t> compute_fingerprint() const;
-  bool has(const std::string& name) const { return locations_.count(name) != 0; }
-  std::uint64_t stored_bytes(const std::string& name) const;
+  bool has(const std::string& name) const { return shard_of_.count(name) != 0; }
+  const TensorInfo& info(const std::string& name) const;
   Result<Tensor> map(const std::string& name) const;
   Result<Tensor> map_slice(const std::string& name, std::uint64_t index) const;
 
   std::string directory_;
   ModelConfig config_;
-  std::vector<SafetensorsFile> files_;  ///< ordered by file name
-  std::unordered_map<std::string, Location> locations_;
-  std::vector<MoeLayout> moe_;  ///< [layers]
+  std::vector<SafetensorsFile> files_;                       ///< ordered by file name
+  std::unordered_map<std::string, std::uint32_t> shard_of_;  ///< tensor name -> index in files_
+  std::vector<MoeLayout> moe_;                               ///< [layers]
   std::uint64_t expert_bytes_ = 0;
   std::uint64_t fingerprint_ = 0;
 };
-
-/// The shard index of a checkpoint: tensor name -> file name, in the order of the file.
-/// Names of files must be plain names inside the directory.
-Result<std::vector<std::pair<std::string, std::string>>> read_shard_index(const std::string& path);
 
 }  // namespace fulgur::model

@@ -189,6 +189,7 @@ Result<SafetensorsFile> SafetensorsFile::open(const std::string& path) {
   FULGUR_RETURN_IF_ERROR(out.file_.read(kPrefixBytes, header.data(), header.size()));
   out.data_offset_ = kPrefixBytes + header_bytes;
   FULGUR_ASSIGN_OR_RETURN(out.tensors_, parse_header(header, out.file_.size(), path));
+  for (std::size_t i = 0; i < out.tensors_.size(); ++i) out.by_name_[out.tensors_[i].name] = i;
   return out;
 }
 
@@ -209,6 +210,11 @@ Result<Tensor> SafetensorsFile::map_range(const TensorInfo& info, std::uint64_t 
     tensor.mapping = std::move(copy);
   }
   return tensor;
+}
+
+const TensorInfo* SafetensorsFile::find(std::string_view name) const {
+  const auto found = by_name_.find(std::string(name));
+  return found == by_name_.end() ? nullptr : &tensors_[found->second];
 }
 
 Result<Tensor> SafetensorsFile::map(const TensorInfo& info) const {

@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "common/base/dtype.hpp"
@@ -61,7 +62,9 @@ class SafetensorsFile {
                                                       const std::string& path);
 
   const std::string& path() const { return file_.path(); }
-  const std::vector<TensorInfo>& tensors() const { return tensors_; }  ///< in file order of offset
+  const std::vector<TensorInfo>& tensors() const { return tensors_; }  ///< by offset
+  /// The entry of that name, or null.
+  const TensorInfo* find(std::string_view name) const;
   std::uint64_t data_offset() const { return data_offset_; }
   std::uint64_t file_bytes() const { return file_.size(); }
   const ReadOnlyFile& file() const { return file_; }
@@ -78,6 +81,7 @@ class SafetensorsFile {
   ReadOnlyFile file_;
   std::uint64_t data_offset_ = 0;
   std::vector<TensorInfo> tensors_;
+  std::unordered_map<std::string, std::size_t> by_name_;
 };
 
 }  // namespace fulgur::model

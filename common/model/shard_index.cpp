@@ -1,9 +1,9 @@
-// model.safetensors.index.json: which shard holds which tensor.
-#include <filesystem>
-#include <unordered_set>
-#include <utility>
+#include "common/model/shard_index.hpp"
 
-#include "common/model/checkpoint.hpp"
+#include <limits>
+#include <string_view>
+#include <unordered_set>
+
 #include "common/model/json_file.hpp"
 
 namespace fulgur::model {
@@ -19,11 +19,11 @@ bool is_plain_file_name(std::string_view name) {
 
 }  // namespace
 
-Result<std::vector<std::pair<std::string, std::string>>> read_shard_index(const std::string& path) {
+Result<ShardIndex> read_shard_index(const std::string& path) {
   FULGUR_ASSIGN_OR_RETURN(const JsonFile json, JsonFile::load(path, kIndexBytesMax));
   FULGUR_ASSIGN_OR_RETURN(const auto map, json.root().object("weight_map"));
   if (!map) return json.root().bad("weight_map", "is missing");
-  std::vector<std::pair<std::string, std::string>> out;
+  ShardIndex out;
   std::unordered_set<std::string_view> seen;
   for (const auto field : map->members()) {
     std::string_view file;
@@ -31,7 +31,12 @@ Result<std::vector<std::pair<std::string, std::string>>> read_shard_index(const 
       return map->bad(field.key, "must name a file in the same directory");
     }
     if (!seen.insert(field.key).second) return map->bad(field.key, "is listed twice");
-    out.emplace_back(field.key, file);
+    out.entries.emplace_back(field.key, file);
+  }
+  FULGUR_ASSIGN_OR_RETURN(const auto metadata, json.root().object("metadata"));
+  if (metadata && metadata->find("total_size")) {
+    constexpr std::uint64_t kAny = std::numeric_limits<std::uint64_t>::max();
+    FULGUR_ASSIGN_OR_RETURN(out.total_bytes, metadata->integer("total_size", 0, kAny));
   }
   return out;
 }
