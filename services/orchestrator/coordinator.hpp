@@ -1,0 +1,77 @@
+// The orchestrator's decisions without actors and sockets: turns what members say into membership,
+// epochs and answers. Every effect goes through Outbox. Plain class, one thread, time from Clock.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "services/orchestrator/epochs.hpp"
+#include "services/orchestrator/membership.hpp"
+
+namespace fulgur::orchestrator {
+
+class Outbox {
+ public:
+  virtual ~Outbox() = default;
+  /// Best effort: a peer that is away hears the same again when it registers.
+  virtual void send(transport::LinkId link, wire::Body body) = 0;
+};
+
+struct CoordinatorOptions {
+  EpochOptions epochs;
+  MembershipLimits membership;
+  std::uint64_t fingerprint = 0;
+  std::uint64_t generation = 0;        ///< larger at every start of the orchestrator
+  std::uint32_t expect_experts = 0;    ///< the first epoch waits for this many workers …
+  std::uint32_t expect_attention = 0;  ///< … and shards …
+  Nanoseconds grace = 10 * kSecond;    ///< … at most this long after the first worker
+  Nanoseconds settle = kSecond;        ///< the same when nothing is expected
+};
+
+/// Totals since start.
+struct CoordinatorCounters {
+  std::uint64_t losses = 0;
+  std::uint64_t refused = 0;
+  std::uint64_t registrations = 0;
+  std::uint64_t reports = 0;
+  std::uint64_t strangers = 0;  ///< heartbeats of members that are not registered
+};
+
+class Coordinator {
+ public:
+  Coordinator(CoordinatorOptions options, const Clock& clock, Outbox& outbox)
+      : options_(std::move(options)),
+        clock_(clock),
+        outbox_(outbox),
+        members_(options_.fingerprint, options_.membership, clock),
+        epochs_(options_.epochs, options_.generation, clock) {}
+
+  void on_register(transport::LinkId link, const wire::Register& info);
+  void on_heartbeat(transport::LinkId link, const wire::Heartbeat& beat);
+  void on_link_down(transport::LinkId link);
+  void on_report(const wire::Report& report);
+  void on_prepared(const wire::Prepared& message);
+  void on_switched(const wire::Switched& message);
+  /// Call a few times a second: losses, grace periods, phase timeouts.
+  void tick();
+
+  const Membership& members() const { return members_; }
+  const Epochs& epochs() const { return epochs_; }
+  const CoordinatorCounters& counters() const { return counters_; }
+
+ private:
+  void admit(const Member& member, Membership::Arrival arrival);
+  void send_placement(const Member& member);
+  void begin_when_settled();
+  void flush();
+
+  CoordinatorOptions options_;
+  const Clock& clock_;
+  Outbox& outbox_;
+  Membership members_;
+  Epochs epochs_;
+  CoordinatorCounters counters_;
+  Nanoseconds first_worker_at_ = -1;
+};
+
+}  // namespace fulgur::orchestrator

@@ -1,0 +1,274 @@
+#include "services/orchestrator/epochs.hpp"
+
+#include <algorithm>
+
+#include "common/base/log.hpp"
+
+namespace fulgur::orchestrator {
+namespace {
+constexpr std::uint32_t kFailuresMax = 3;
+}
+
+std::string_view to_string(Epochs::Phase phase) {
+  switch (phase) {
+    case Epochs::Phase::settling: return "settling";
+    case Epochs::Phase::idle: return "idle";
+    case Epochs::Phase::preparing: return "preparing";
+    case Epochs::Phase::switching: return "switching";
+  }
+  return "unknown";
+}
+
+Epochs::Worker Epochs::make_worker(const wire::Register& info) const {
+  Worker worker;
+  worker.incarnation = info.incarnation;
+  worker.endpoint = info.endpoint;
+  worker.capacity = options_.shape.cells();
+  if (options_.expert_bytes > 0 && info.capacity_bytes > 0)
+    worker.capacity = std::min(worker.capacity, info.capacity_bytes / options_.expert_bytes);
+  worker.held = ReplicaMap(options_.shape);
+  for (const auto& [layer, expert] : info.held)
+    if (layer < options_.shape.layers && expert < options_.shape.experts)
+      worker.held.add(layer, expert);
+  return worker;
+}
+
+std::uint64_t Epochs::next_epoch() { return ++epoch_seen_; }
+
+void Epochs::begin() {
+  if (phase_ != Phase::settling) return;
+  phase_ = Phase::idle;
+  plan();
+}
+
+// ---------------------------------------------------------------- members
+
+void Epochs::worker_joined(const wire::Register& info) {
+  observe_epoch(info.epoch);
+  const bool replaced = workers_.contains(info.name);
+  workers_.insert_or_assign(info.name, make_worker(info));
+  if (phase_ == Phase::settling) return;
+  if (replaced) {
+    plan_without(info.name);
+  } else if (phase_ == Phase::idle) {
+    plan();
+  } else {
+    joined_since_ = true;
+  }
+}
+
+void Epochs::worker_lost(const std::string& name) {
+  if (workers_.erase(name) == 0 || phase_ == Phase::settling) return;
+  plan_without(name);
+}
+
+void Epochs::worker_again(const wire::Register& info) {
+  observe_epoch(info.epoch);
+  const auto found = workers_.find(info.name);
+  if (found == workers_.end()) return;
+  const bool moved = found->second.endpoint != info.endpoint;
+  found->second.endpoint = info.endpoint;
+  if (moved && has_committed_) publish_change();
+  if (phase_ == Phase::preparing && awaited_.contains(info.name))
+    actions_.push_back(PrepareTo{info.name, prepare_message(target_.at(info.name))});
+}
+
+void Epochs::shard_joined(const wire::Register& info) {
+  observe_epoch(info.epoch);
+  shards_.insert_or_assign(info.name,
+                           wire::ShardEntry{info.name, info.incarnation, info.endpoint, true});
+  if (has_committed_) publish_change();
+}
+
+void Epochs::shard_lost(const std::string& name) {
+  if (shards_.erase(name) == 0 || !has_committed_) return;
+  if (phase_ == Phase::switching) awaited_.erase(name);
+  publish_change();
+  finish_if_switched();
+}
+
+/// Takes a worker that is gone (or came back empty) out of what is published and plans again.
+void Epochs::plan_without(const std::string& worker) {
+  if (phase_ == Phase::preparing) phase_ = Phase::idle;  // what was prepared is no longer wanted
+  if (committed_.erase(worker) > 0) publish_change();
+  plan();
+}
+
+/// Publishes the committed assignment again under a new number, because its members changed. A
+/// prepare under way carries a lower number by now, so it starts again; what is loaded stays loaded.
+void Epochs::publish_change() {
+  committed_epoch_ = next_epoch();
+  actions_.push_back(Publish{*placement()});
+  if (phase_ != Phase::preparing) return;
+  target_epoch_ = next_epoch();
+  std::erase_if(target_, [&](const auto& entry) { return !workers_.contains(entry.first); });
+  awaited_.clear();
+  for (const auto& [name, replicas] : target_) {
+    awaited_.insert(name);
+    actions_.push_back(PrepareTo{name, prepare_message(replicas)});
+  }
+}
+
+// ---------------------------------------------------------------- plan and prepare
+
+void Epochs::plan() {
+  joined_since_ = false;
+  std::vector<PlacementWorker> workers;
+  for (const auto& [name, worker] : workers_)
+    workers.push_back({name, worker.capacity, worker.held});
+  auto planned = plan_placement(options_.shape, options_.replicas, workers);
+  phase_ = Phase::idle;
+  awaited_.clear();
+  if (!planned.is_ok()) {
+    problem_ = planned.status().message();
+    log::warn("no placement possible why=\"{}\"", problem_);
+    return;
+  }
+  problem_ = planned->shortfall;
+  if (!problem_.empty()) log::warn("fewer replicas than wanted why=\"{}\"", problem_);
+  Assignment wanted;
+  for (std::size_t i = 0; i < workers.size(); ++i) wanted[workers[i].name] = planned->assigned[i];
+  if (has_committed_ && wanted == committed_ && !unretired_) return;
+  start_prepare(*planned, workers);
+}
+
+void Epochs::start_prepare(const PlacementPlan& plan, const std::vector<PlacementWorker>& workers) {
+  target_.clear();
+  target_epoch_ = next_epoch();
+  target_replicas_ = plan.replicas;
+  phase_ = Phase::preparing;
+  unretired_ = true;
+  deadline_ = clock_.now() + options_.prepare_timeout;
+  moves_total_ += plan.moves;
+  for (std::size_t i = 0; i < workers.size(); ++i) {
+    target_[workers[i].name] = plan.assigned[i];
+    awaited_.insert(workers[i].name);
+    actions_.push_back(PrepareTo{workers[i].name, prepare_message(plan.assigned[i])});
+  }
+  log::info("preparing epoch={} workers={} replicas={} moves={}", target_epoch_, workers.size(),
+            plan.replicas, plan.moves);
+}
+
+wire::Prepare Epochs::prepare_message(const ReplicaMap& replicas) const {
+  return {target_epoch_, generation_, options_.shape.layers, options_.shape.experts,
+          replicas.words()};
+}
+
+void Epochs::on_prepared(const wire::Prepared& message) {
+  observe_epoch(message.epoch);
+  const auto found = workers_.find(message.name);
+  if (phase_ != Phase::preparing || found == workers_.end()) return;
+  if (found->second.incarnation != message.incarnation || message.epoch != target_epoch_) return;
+  if (message.code != Code::ok) {
+    worker_failed(message.name, message.message);
+    return;
+  }
+  if (awaited_.erase(message.name) == 0) return;
+  found->second.held.add(target_.at(message.name));
+  if (awaited_.empty()) commit();
+}
+
+/// A worker that cannot load keeps what it has; one that fails again gets nothing, and one that
+/// cannot even do that is left out until it starts again.
+void Epochs::worker_failed(const std::string& name, const std::string& why) {
+  Worker& worker = workers_.at(name);
+  worker.capacity = worker.failures++ == 0 ? std::min(worker.capacity, worker.held.count()) : 0;
+  log::error("worker={} cannot prepare epoch={} capacity_now={} why=\"{}\"", name, target_epoch_,
+             worker.capacity, why);
+  if (worker.failures > kFailuresMax) worker_lost(name);
+  else plan();
+}
+
+// ---------------------------------------------------------------- commit, switch, retire
+
+void Epochs::commit() {
+  committed_ = target_;
+  committed_epoch_ = target_epoch_;
+  committed_replicas_ = target_replicas_;
+  has_committed_ = true;
+  phase_ = Phase::switching;
+  deadline_ = clock_.now() + options_.switch_timeout;
+  actions_.push_back(Publish{*placement()});
+  for (const auto& [name, shard] : shards_) awaited_.insert(name);
+  log::info("committed epoch={} workers={} shards={} replicas={}", committed_epoch_,
+            committed_.size(), shards_.size(), committed_replicas_);
+  finish_if_switched();
+}
+
+void Epochs::on_switched(const wire::Switched& message) {
+  observe_epoch(message.epoch);
+  const auto shard = shards_.find(message.name);
+  if (phase_ != Phase::switching || shard == shards_.end()) return;
+  if (shard->second.incarnation != message.incarnation || message.epoch < target_epoch_) return;
+  awaited_.erase(message.name);
+  finish_if_switched();
+}
+
+void Epochs::finish_if_switched() {
+  if (phase_ == Phase::switching && awaited_.empty()) finish_switch(true);
+}
+
+void Epochs::finish_switch(bool retire) {
+  phase_ = Phase::idle;
+  awaited_.clear();
+  if (retire) {
+    unretired_ = false;
+    for (const auto& [name, replicas] : target_) {
+      const auto worker = workers_.find(name);
+      if (worker == workers_.end()) continue;
+      actions_.push_back(RetireTo{name, {target_epoch_, generation_}});
+      worker->second.held = replicas;
+    }
+  }
+  if (joined_since_) plan();
+}
+
+void Epochs::tick() {
+  if (clock_.now() < deadline_) return;
+  if (phase_ == Phase::preparing) {
+    const std::string name = *awaited_.begin();
+    worker_failed(name, "no answer to Prepare in time");
+  } else if (phase_ == Phase::switching) {
+    // Freeing under a shard that still routes by the old epoch only costs Nacks, but nothing hurries.
+    log::warn("shard={} has not switched to epoch={}: old replicas are kept", *awaited_.begin(),
+              target_epoch_);
+    finish_switch(false);
+  }
+}
+
+// ---------------------------------------------------------------- views
+
+std::optional<wire::Placement> Epochs::placement() const {
+  if (!has_committed_) return std::nullopt;
+  wire::Placement placement;
+  placement.epoch = committed_epoch_;
+  placement.orchestrator_generation = generation_;
+  placement.layers = options_.shape.layers;
+  placement.experts = options_.shape.experts;
+  for (const auto& [name, replicas] : committed_) {
+    const Worker& worker = workers_.at(name);
+    placement.workers.push_back({name, worker.incarnation, worker.endpoint, replicas.words()});
+  }
+  for (const auto& [name, shard] : shards_) placement.shards.push_back(shard);
+  return placement;
+}
+
+Status Epochs::serving() const {
+  if (!has_committed_)
+    return error(Code::unavailable, "no placement committed yet ({}{}{})", to_string(phase_),
+                 problem_.empty() ? "" : ": ", problem_);
+  ReplicaMap covered(options_.shape);
+  for (const auto& [name, replicas] : committed_) covered.add(replicas);
+  if (covered.count() < options_.shape.cells())
+    return error(Code::unavailable, "{} of {} experts have no live replica",
+                 options_.shape.cells() - covered.count(), options_.shape.cells());
+  if (shards_.empty()) return Status(Code::unavailable, "no attention shard is in the mesh");
+  return Status::ok();
+}
+
+std::uint64_t Epochs::replicas_on(const std::string& worker) const {
+  const auto found = committed_.find(worker);
+  return found == committed_.end() ? 0 : found->second.count();
+}
+
+}  // namespace fulgur::orchestrator

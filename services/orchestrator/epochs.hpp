@@ -1,0 +1,141 @@
+// Placement epochs: plan -> prepare (workers load what they lack) -> commit (the new placement goes
+// to shards and routers) -> switched (no shard routes by an older epoch) -> retire (workers free
+// what is no longer named). A loss in any phase publishes the mesh without the lost one at once and
+// plans again; a join waits for the running change to end. Soft state: after a restart it is rebuilt
+// from what workers say they hold, under epoch numbers above every number heard of.
+//
+// Plain class, one thread. Effects are values in take_actions(), in the order they must be sent.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "common/base/clock.hpp"
+#include "common/wire/messages.hpp"
+#include "services/orchestrator/placement.hpp"
+
+namespace fulgur::orchestrator {
+
+struct PrepareTo {
+  std::string worker;
+  wire::Prepare message;
+};
+struct RetireTo {
+  std::string worker;
+  wire::Retire message;
+};
+/// To every shard and router.
+struct Publish {
+  wire::Placement message;
+};
+using EpochAction = std::variant<PrepareTo, RetireTo, Publish>;
+
+struct EpochOptions {
+  ModelShape shape;
+  std::uint32_t replicas = 2;
+  std::uint64_t expert_bytes = 0;  ///< 0: capacities are not limited by bytes
+  Nanoseconds prepare_timeout = 600 * kSecond;
+  Nanoseconds switch_timeout = 30 * kSecond;
+};
+
+class Epochs {
+ public:
+  enum class Phase : std::uint8_t { settling, idle, preparing, switching };
+
+  Epochs(EpochOptions options, std::uint64_t generation, const Clock& clock)
+      : options_(options), generation_(generation), clock_(clock) {}
+
+  /// Ends settling: whoever has joined by now is planned for.
+  void begin();
+
+  /// A worker, new or under another incarnation than before, with what it holds.
+  void worker_joined(const wire::Register& info);
+  void worker_lost(const std::string& name);
+  /// The same incarnation registered again: repeats what it may have missed.
+  void worker_again(const wire::Register& info);
+  void shard_joined(const wire::Register& info);
+  void shard_lost(const std::string& name);
+
+  void on_prepared(const wire::Prepared& message);
+  void on_switched(const wire::Switched& message);
+  /// Timeouts of the running phase.
+  void tick();
+
+  /// Numbers of new epochs stay above any that a member reports.
+  void observe_epoch(std::uint64_t epoch) { epoch_seen_ = std::max(epoch_seen_, epoch); }
+
+  std::vector<EpochAction> take_actions() { return std::exchange(actions_, {}); }
+
+  /// The mesh as last published; nothing before the first commit.
+  std::optional<wire::Placement> placement() const;
+  /// ok when every expert has a replica on a live worker and a shard is there; else what lacks.
+  Status serving() const;
+
+  Phase phase() const { return phase_; }
+  std::uint64_t epoch() const { return committed_epoch_; }
+  std::uint64_t generation() const { return generation_; }
+  std::uint64_t moves_total() const { return moves_total_; }
+  std::uint32_t replicas() const { return committed_replicas_; }
+  /// Why not every expert has the wanted number of replicas; empty when all is well.
+  const std::string& problem() const { return problem_; }
+  /// Replicas `worker` serves in the committed epoch.
+  std::uint64_t replicas_on(const std::string& worker) const;
+
+ private:
+  struct Worker {
+    std::uint64_t incarnation = 0;
+    std::string endpoint;
+    std::uint64_t capacity = 0;  ///< replicas
+    std::uint32_t failures = 0;
+    ReplicaMap held;             ///< known to be loaded
+  };
+  using Assignment = std::map<std::string, ReplicaMap>;
+
+  Worker make_worker(const wire::Register& info) const;
+  std::uint64_t next_epoch();
+  void plan();
+  void start_prepare(const PlacementPlan& plan, const std::vector<PlacementWorker>& workers);
+  wire::Prepare prepare_message(const ReplicaMap& replicas) const;
+  void plan_without(const std::string& worker);
+  void publish_change();
+  void commit();
+  void finish_switch(bool retire);
+  void finish_if_switched();
+  void worker_failed(const std::string& name, const std::string& why);
+
+  EpochOptions options_;
+  std::uint64_t generation_;
+  const Clock& clock_;
+
+  Phase phase_ = Phase::settling;
+  bool joined_since_ = false;  ///< a join waits for the running change to end
+  bool unretired_ = false;     ///< workers may hold more than the committed epoch names
+  std::uint64_t epoch_seen_ = 0;
+  std::map<std::string, Worker> workers_;
+  std::map<std::string, wire::ShardEntry> shards_;
+
+  bool has_committed_ = false;
+  std::uint64_t committed_epoch_ = 0;
+  std::uint32_t committed_replicas_ = 0;
+  Assignment committed_;
+
+  std::uint64_t target_epoch_ = 0;  ///< of the last Prepare; what Retire names
+  std::uint32_t target_replicas_ = 0;
+  Assignment target_;
+  std::set<std::string> awaited_;  ///< workers (preparing) or shards (switching)
+  Nanoseconds deadline_ = 0;
+
+  std::uint64_t moves_total_ = 0;
+  std::string problem_;
+  std::vector<EpochAction> actions_;
+};
+
+std::string_view to_string(Epochs::Phase phase);
+
+}  // namespace fulgur::orchestrator
