@@ -1,0 +1,324 @@
+// Lightning and softmax attention on blocks of 64 positions. Both are chains of small products
+// C += A · B with K in ascending order, on one register tile: queries x state, queries x keys,
+// weights x values. Keys lie transposed in tiles of 16 tokens, [64 / 16][dim][16], so that a dot
+// over dims runs in order with 16 tokens in the lanes; values lie [64][padded dim].
+//
+// Causality: rows of a tile see different numbers of tokens. Tokens all rows see go through the
+// tile; the few a later row sees besides are added row by row, in order. Nothing beyond a row's own
+// position is ever read into it.
+
+template <class T, int MR, int NV>
+static inline void accumulate_tile(const float* a, std::size_t lda, std::size_t count, const T* b,
+                                   std::size_t vector_stride, std::size_t k_stride, bool first,
+                                   float* c, std::size_t ldc) {
+  Vec sum[MR][NV];
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) sum[r][v] = first ? zero() : load(c + r * ldc + v * kVector);
+  }
+  for (std::size_t k = 0; k < count; ++k, b += k_stride) {
+    Vec w[NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) w[v] = load(b + v * vector_stride);
+#pragma GCC unroll 8
+    for (int r = 0; r < MR; ++r) {
+      const Vec x = set1(a[r * lda + k]);
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) sum[r][v] = fma(x, w[v], sum[r][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) store(c + r * ldc + v * kVector, sum[r][v]);
+  }
+}
+
+template <class T, int MR>
+static void accumulate_rows(const float* a, std::size_t lda, std::size_t count, const T* b,
+                            std::size_t vector_stride, std::size_t k_stride, std::size_t vecs,
+                            bool first, float* c, std::size_t ldc) {
+  constexpr int kGroup = vectors_for(MR);
+  std::size_t v = 0;
+  for (; v + kGroup <= vecs; v += kGroup) {
+    accumulate_tile<T, MR, kGroup>(a, lda, count, b + v * vector_stride, vector_stride, k_stride,
+                                   first, c + v * kVector, ldc);
+  }
+  for (; v < vecs; ++v) {
+    accumulate_tile<T, MR, 1>(a, lda, count, b + v * vector_stride, vector_stride, k_stride, first,
+                              c + v * kVector, ldc);
+  }
+}
+
+/// c [rows, 16 vecs] (+)= a [rows, count] · b for 1 <= rows <= kRowsMax. Element (k, 16 v + lane)
+/// of b is at v * vector_stride + k * k_stride + lane.
+template <class T>
+static void accumulate(std::size_t rows, const float* a, std::size_t lda, std::size_t count,
+                       const T* b, std::size_t vector_stride, std::size_t k_stride,
+                       std::size_t vecs, bool first, float* c, std::size_t ldc) {
+  const auto call = [&](auto kernel) {
+    kernel(a, lda, count, b, vector_stride, k_stride, vecs, first, c, ldc);
+  };
+  switch (rows) {
+    case 1:
+      return call(accumulate_rows<T, 1>);
+    case 2:
+      return call(accumulate_rows<T, 2>);
+    case 3:
+      return call(accumulate_rows<T, 3>);
+    case 4:
+      return call(accumulate_rows<T, 4>);
+#if FULGUR_KERNEL_ROWS > 4
+    case 5:
+      return call(accumulate_rows<T, 5>);
+    case 6:
+      return call(accumulate_rows<T, 6>);
+#endif
+    default:
+      return;
+  }
+}
+
+/// Calls f(first row, rows) for tiles of at most kRowsMax rows, spread evenly.
+template <class F>
+static inline void for_tiles(std::size_t rows, F f) {
+  const std::size_t tiles = (rows + kRowsMax - 1) / kRowsMax;
+  std::size_t row = 0;
+  for (std::size_t tile = 0; tile < tiles; ++tile) {
+    const std::size_t count = (rows - row + tiles - tile - 1) / (tiles - tile);
+    f(row, count);
+    row += count;
+  }
+}
+
+/// c [rows, padded] += weights · values where row r sees seen(r) tokens, never fewer than row r
+/// - 1.
+template <class T, class Seen>
+static inline void add_values(std::size_t rows, const float* weights, std::size_t ldw,
+                              const T* values, std::size_t pad, Seen seen, bool first, float* c) {
+  const std::size_t vecs = pad / kVector;
+  const std::size_t common = seen(0);
+  accumulate<T>(rows, weights, ldw, common, values, kVector, pad, vecs, first, c, pad);
+  for (std::size_t r = 1; r < rows; ++r) {
+    if (seen(r) == common) continue;
+    accumulate<T>(1, weights + r * ldw + common, ldw, seen(r) - common, values + common * pad,
+                  kVector, pad, vecs, false, c + r * pad, pad);
+  }
+}
+
+template <class T>
+static void store_key(const float* key, std::size_t dim, std::size_t token, T* keys) {
+  T* column = keys + token / kVector * dim * kVector + token % kVector;
+  for (std::size_t d = 0; d < dim; d += kVector) {
+    T rounded[kVector];
+    store(rounded, load_n(key + d, lanes_left(dim, d)));
+    const std::size_t n = lanes_left(dim, d);
+    for (std::size_t i = 0; i < n; ++i) column[(d + i) * kVector] = rounded[i];
+  }
+}
+
+template <class T>
+static void store_value(const float* value, std::size_t dim, std::size_t token, T* values) {
+  const std::size_t pad = padded_dim(dim);
+  for (std::size_t d = 0; d < dim; d += kVector) {
+    store(values + token * pad + d, load_n(value + d, lanes_left(dim, d)));
+  }
+}
+
+// ---- lightning ----
+
+template <class T>
+struct LightningHead {
+  float* state;  // [dim (key), padded dim (value)]
+  T* keys;       // [64 / 16][dim][16]
+  T* values;     // [64][padded dim]
+};
+
+/// SiLU of the tokens' q into scratch and of k, v into the open block.
+template <class T>
+static void lightning_load(const LightningTask& t, const LightningHead<T>& head, const float* qkv,
+                           std::size_t first, std::size_t rows, float* q) {
+  const std::size_t pad = padded_dim(t.dim);
+  float* key = q + kBlockTokens * pad;  // the output tile's space, not yet in use
+  float* value = key + pad;
+  for (std::size_t r = 0; r < rows; ++r, qkv += t.qkv_stride) {
+    for (std::size_t d = 0; d < t.dim; d += kVector) {
+      const std::size_t n = lanes_left(t.dim, d);
+      store(q + r * pad + d, silu_vec(load_n(qkv + d, n)));
+      store(key + d, silu_vec(load_n(qkv + t.dim + d, n)));
+      store(value + d, silu_vec(load_n(qkv + 2 * t.dim + d, n)));
+    }
+    store_key(key, t.dim, first + r, head.keys);
+    store_value(value, t.dim, first + r, head.values);
+  }
+}
+
+/// state = exp(-r B) state + sum over j ascending of exp(-r (B - 1 - j)) k_j v_jᵀ.
+template <class T>
+static void lightning_fold(const LightningTask& t, const LightningHead<T>& head, float* weights) {
+  const std::size_t pad = padded_dim(t.dim);
+  const float* reversed = t.decay + kDecayForward;
+  for (std::size_t d = 0; d < t.dim; ++d) {
+    for (std::size_t j = 0; j < kBlockTokens; j += kVector) {
+      const Vec key = load(head.keys + (j / kVector * t.dim + d) * kVector);
+      store(weights + d * kBlockTokens + j, mul(load(reversed + j), key));
+    }
+  }
+  scale(head.state, t.decay[kBlockTokens], t.dim * pad, head.state);
+  for_tiles(t.dim, [&](std::size_t row, std::size_t count) {
+    accumulate<T>(count, weights + row * kBlockTokens, kBlockTokens, kBlockTokens, head.values,
+                  kVector, pad, pad / kVector, false, head.state + row * pad, pad);
+  });
+}
+
+/// Outputs of the open block's tokens [first, first + rows), whose k and v are in the block.
+template <class T>
+static void lightning_block(const LightningTask& t, const LightningHead<T>& head, const float* q,
+                            std::size_t first, std::size_t rows, float* o, float* weights,
+                            float* out) {
+  const std::size_t pad = padded_dim(t.dim);
+  const float* reversed = t.decay + kDecayForward;
+  for_tiles(rows, [&](std::size_t row, std::size_t count) {
+    const float* a = q + row * pad;
+    float* c = o + row * pad;
+    accumulate<float>(count, a, pad, t.dim, head.state, kVector, pad, pad / kVector, true, c, pad);
+    const std::size_t tokens = first + row + count;
+    const std::size_t vecs = (tokens + kVector - 1) / kVector;
+    accumulate<T>(count, a, pad, t.dim, head.keys, t.dim * kVector, kVector, vecs, true, weights,
+                  kBlockTokens);
+    for (std::size_t r = 0; r < count; ++r) {
+      const std::size_t i = first + row + r;
+      scale(c + r * pad, t.decay[i + 1], pad, c + r * pad);
+      for (std::size_t j = 0; j <= i; j += kVector) {
+        float* w = weights + r * kBlockTokens + j;
+        store(w, mul(load(w), load(reversed + (kBlockTokens - 1 - i) + j)));
+      }
+    }
+    const auto seen = [&](std::size_t r) { return first + row + r + 1; };
+    add_values<T>(count, weights, kBlockTokens, head.values, pad, seen, false, c);
+    for (std::size_t r = 0; r < count; ++r) {
+      for (std::size_t d = 0; d < t.dim; d += kVector) {
+        store_n(out + (row + r) * t.out_stride + d, load(c + r * pad + d), lanes_left(t.dim, d));
+      }
+    }
+  });
+}
+
+template <class T>
+static void lightning(const LightningTask& t) {
+  const std::size_t pad = padded_dim(t.dim);
+  LightningHead<T> head;
+  head.state = reinterpret_cast<float*>(t.slot);
+  head.keys = reinterpret_cast<T*>(head.state + t.dim * pad);
+  head.values = head.keys + kBlockTokens * t.dim;
+  float* q = t.scratch;
+  float* o = q + kBlockTokens * pad;
+  float* weights = o + kBlockTokens * pad;
+  if (t.fresh) {
+    for (std::size_t i = 0; i < t.dim * pad; i += kVector) store(head.state + i, zero());
+  }
+  std::size_t first = t.block_index;
+  for (std::size_t done = 0; done < t.rows;) {
+    const std::size_t open = kBlockTokens - first;
+    const std::size_t rows = t.rows - done < open ? t.rows - done : open;
+    lightning_load<T>(t, head, t.qkv + done * t.qkv_stride, first, rows, q);
+    lightning_block<T>(t, head, q, first, rows, o, weights, t.out + done * t.out_stride);
+    if (first + rows == kBlockTokens) {
+      lightning_fold<T>(t, head, weights + kBlockTokens * kBlockTokens);
+    }
+    done += rows;
+    first = (first + rows) % kBlockTokens;
+  }
+}
+
+// ---- softmax ----
+
+static void rotate(const float* x, std::size_t dim, std::size_t half, const float* cosine,
+                   const float* sine, float factor, float* out) {
+  const Vec f = set1(factor);
+  for (std::size_t j = 0; j < half; j += kVector) {
+    const std::size_t n = lanes_left(half, j);
+    const Vec a = load_n(x + j, n), b = load_n(x + half + j, n);
+    const Vec c = load_n(cosine + j, n), s = load_n(sine + j, n);
+    store_n(out + j, mul(sub(mul(a, c), mul(b, s)), f), n);
+    store_n(out + half + j, mul(add(mul(b, c), mul(a, s)), f), n);
+  }
+  for (std::size_t d = 2 * half; d < dim; d += kVector) {
+    const std::size_t n = lanes_left(dim, d);
+    store_n(out + d, mul(load_n(x + d, n), f), n);
+  }
+}
+
+template <class T>
+static void store_kv(const float* key, const float* value, std::size_t dim, std::size_t token,
+                     std::byte* page) {
+  T* keys = reinterpret_cast<T*>(page);
+  store_key(key, dim, token, keys);
+  store_value(value, dim, token, keys + kBlockTokens * dim);
+}
+
+/// scores -> exp(score - max) with max and sum of one row over its `seen` positions.
+static void softmax_row(float* scores, std::size_t seen, float* row_max, float* row_sum) {
+  Vec largest = load(scores);
+  largest = first_lanes_or(largest, seen, set1(scores[0]));
+  for (std::size_t j = kVector; j < seen; j += kVector) {
+    largest = max(first_lanes_or(load(scores + j), seen - j, largest), largest);
+  }
+  *row_max = max_lanes(largest);
+  const Vec shift = set1(*row_max);
+  Vec sum = zero();
+  for (std::size_t j = 0; j < seen; j += kVector) {
+    const Vec weight = exp_vec(sub(load(scores + j), shift));
+    store(scores + j, weight);
+    sum = add(sum, first_lanes(weight, seen - j));
+  }
+  *row_sum = sum_lanes(sum);
+}
+
+template <class T>
+static void softmax_split(const SoftmaxTask& t) {
+  const std::size_t pad = padded_dim(t.dim);
+  const auto seen = [&](std::size_t row) {
+    const std::size_t n = t.valid + row / t.group;
+    return n < kSplitTokens ? n : kSplitTokens;
+  };
+  const auto page_tokens = [](std::size_t n, std::size_t page) {
+    const std::size_t begin = page * kBlockTokens;
+    return n <= begin ? 0 : n - begin < kBlockTokens ? n - begin : kBlockTokens;
+  };
+  const std::size_t pages = (seen(t.rows - 1) + kBlockTokens - 1) / kBlockTokens;
+  for (std::size_t p = 0; p < pages; ++p) {
+    const T* keys = reinterpret_cast<const T*>(t.pages[p]);
+    for_tiles(t.rows, [&](std::size_t row, std::size_t count) {
+      const std::size_t tokens = page_tokens(seen(row + count - 1), p);
+      const std::size_t vecs = (tokens + kVector - 1) / kVector;
+      accumulate<T>(count, t.q + row * pad, pad, t.dim, keys, t.dim * kVector, kVector, vecs, true,
+                    t.scores + row * kSplitTokens + p * kBlockTokens, kSplitTokens);
+    });
+  }
+  for (std::size_t r = 0; r < t.rows; ++r) {
+    softmax_row(t.scores + r * kSplitTokens, seen(r), t.max + r, t.sum + r);
+  }
+  for (std::size_t p = 0; p < pages; ++p) {
+    const T* values = reinterpret_cast<const T*>(t.pages[p]) + kBlockTokens * t.dim;
+    for_tiles(t.rows, [&](std::size_t row, std::size_t count) {
+      const auto tokens = [&](std::size_t r) { return page_tokens(seen(row + r), p); };
+      add_values<T>(count, t.scores + row * kSplitTokens + p * kBlockTokens, kSplitTokens, values,
+                    pad, tokens, p == 0, t.out + row * pad);
+    });
+  }
+}
+
+static void softmax_merge(float* total_max, float* total_sum, float* total_out, float part_max,
+                          float part_sum, const float* part_out, std::size_t pad) {
+  const float largest = *total_max < part_max ? part_max : *total_max;
+  alignas(64) float scales[kVector] = {*total_max - largest, part_max - largest};
+  store(scales, exp_vec(load(scales)));
+  *total_max = largest;
+  *total_sum = *total_sum * scales[0] + part_sum * scales[1];
+  const Vec a = set1(scales[0]), b = set1(scales[1]);
+  for (std::size_t d = 0; d < pad; d += kVector) {
+    store(total_out + d, add(mul(load(total_out + d), a), mul(load(part_out + d), b)));
+  }
+}

@@ -1,0 +1,164 @@
+// Matrix product over one weight panel. A tile of up to kRowsMax rows x 64 columns stays in
+// registers while K runs in order, pairs ascending, odd k first (the order of vdpbf16ps), so an
+// output element sees the same sequence of operations whatever the number of rows. When several
+// row tiles use the panel, K is cut into blocks that fit the first-level cache and the sums rest in
+// the float32 output between blocks, which does not change their bits.
+//
+// Traffic: with few rows every weight byte is read from memory once and nothing else matters; with
+// many rows a panel block is read from memory once and then from L1 for every row tile.
+
+struct RowsF32PanelBf16 {
+  using Row = float;
+  using Panel = std::uint32_t;
+  static constexpr std::size_t kPanelPair = 1;  // panel elements of one column and pair
+  static constexpr std::size_t kRowPair = 2;    // row elements of one pair
+  static constexpr bool kHoldPanel = false;
+  using Weights = VecPair;
+  static inline Weights weights(const Panel* p, std::size_t) { return load_pairs(p); }
+  static inline Vec step(Vec sum, const Row* a, const Weights& w) {
+    return fma(set1(a[0]), w.even, fma(set1(a[1]), w.odd, sum));
+  }
+};
+
+struct RowsF32PanelF32 {
+  using Row = float;
+  using Panel = float;
+  static constexpr std::size_t kPanelPair = 2;
+  static constexpr std::size_t kRowPair = 2;
+  static constexpr bool kHoldPanel = false;
+  using Weights = VecPair;
+  static inline Weights weights(const Panel* p, std::size_t columns) {
+    return {load(p), load(p + columns)};
+  }
+  static inline Vec step(Vec sum, const Row* a, const Weights& w) {
+    return fma(set1(a[0]), w.even, fma(set1(a[1]), w.odd, sum));
+  }
+};
+
+#ifdef FULGUR_KERNEL_BF16
+struct RowsBf16PanelBf16 {
+  using Row = std::uint32_t;
+  using Panel = std::uint32_t;
+  static constexpr std::size_t kPanelPair = 1;
+  static constexpr std::size_t kRowPair = 1;
+  static constexpr bool kHoldPanel = true;
+  using Weights = __m512i;
+  static inline Weights weights(const Panel* p, std::size_t) { return _mm512_loadu_si512(p); }
+  static inline Vec step(Vec sum, const Row* a, const Weights& w) {
+    const __m512i pair = _mm512_set1_epi32(static_cast<int>(*a));
+    return {_mm512_dpbf16_ps(sum.v, (__m512bh)pair, (__m512bh)w)};
+  }
+};
+#endif
+
+/// Bytes ahead of the current panel position that are asked for; pages end the hardware's own
+/// prefetch.
+static constexpr std::size_t kPrefetchBytes = 2048;
+
+/// One tile: rows a[0..MR), columns [0, 16 NV) of the panel, pairs [begin, end).
+template <class Op, int MR, int NV>
+static inline void product_tile(const typename Op::Row* const* rows, std::size_t begin,
+                                std::size_t end, const typename Op::Panel* panel,
+                                std::size_t columns, float* out) {
+  const typename Op::Row* a[MR];
+  Vec sum[MR][NV];
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; ++r) {
+    a[r] = rows[r];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) {
+      sum[r][v] = begin == 0 ? zero() : load(out + r * kPanelColumns + v * kVector);
+    }
+  }
+  const std::size_t step = columns * Op::kPanelPair;
+  panel += begin * step;
+  for (std::size_t k = begin; k < end; ++k, panel += step) {
+    if constexpr (Op::kHoldPanel) {
+      typename Op::Weights w[NV];
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) {
+        w[v] = Op::weights(panel + v * kVector, columns);
+        __builtin_prefetch(reinterpret_cast<const char*>(panel + v * kVector) + kPrefetchBytes);
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) sum[r][v] = Op::step(sum[r][v], a[r] + k * Op::kRowPair, w[v]);
+      }
+    } else {
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) {
+        const typename Op::Weights w = Op::weights(panel + v * kVector, columns);
+        __builtin_prefetch(reinterpret_cast<const char*>(panel + v * kVector) + kPrefetchBytes);
+#pragma GCC unroll 8
+        for (int r = 0; r < MR; ++r) sum[r][v] = Op::step(sum[r][v], a[r] + k * Op::kRowPair, w);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) store(out + r * kPanelColumns + v * kVector, sum[r][v]);
+  }
+}
+
+template <class Op, int MR>
+static void product_rows(const typename Op::Row* const* rows, std::size_t begin, std::size_t end,
+                         const typename Op::Panel* panel, std::size_t vecs, float* out) {
+  constexpr int kGroup = vectors_for(MR);
+  const std::size_t columns = vecs * kVector;
+  std::size_t v = 0;
+  for (; v + kGroup <= vecs; v += kGroup) {
+    product_tile<Op, MR, kGroup>(rows, begin, end, panel + v * kVector, columns, out + v * kVector);
+  }
+  for (; v < vecs; ++v) {
+    product_tile<Op, MR, 1>(rows, begin, end, panel + v * kVector, columns, out + v * kVector);
+  }
+}
+
+/// Pairs of a K block: 64 columns of it take 32 KiB.
+static constexpr std::size_t kBlockPairs = 128;
+
+template <class Op>
+static void product(const ProductTask& task) {
+  using Row = typename Op::Row;
+  const auto* const* rows = reinterpret_cast<const Row* const*>(task.rows);
+  const auto* panel = static_cast<const typename Op::Panel*>(task.panel);
+  const std::size_t tiles = (task.m + kRowsMax - 1) / kRowsMax;
+  const std::size_t block = tiles > 1 ? kBlockPairs / (Op::kPanelPair) : task.pairs;
+  for (std::size_t begin = 0; begin < task.pairs || begin == 0; begin += block) {
+    const std::size_t end = begin + block < task.pairs ? begin + block : task.pairs;
+    std::size_t row = 0;
+    for (std::size_t tile = 0; tile < tiles; ++tile) {
+      // Rows are spread evenly over the tiles: 8 rows run as 4 + 4, not 6 + 2.
+      const std::size_t count = (task.m - row + tiles - tile - 1) / (tiles - tile);
+      float* out = task.out + row * kPanelColumns;
+      switch (count) {
+        case 1:
+          product_rows<Op, 1>(rows + row, begin, end, panel, task.vecs, out);
+          break;
+        case 2:
+          product_rows<Op, 2>(rows + row, begin, end, panel, task.vecs, out);
+          break;
+        case 3:
+          product_rows<Op, 3>(rows + row, begin, end, panel, task.vecs, out);
+          break;
+        case 4:
+          product_rows<Op, 4>(rows + row, begin, end, panel, task.vecs, out);
+          break;
+#if FULGUR_KERNEL_ROWS > 4
+        case 5:
+          product_rows<Op, 5>(rows + row, begin, end, panel, task.vecs, out);
+          break;
+        case 6:
+          product_rows<Op, 6>(rows + row, begin, end, panel, task.vecs, out);
+          break;
+#endif
+        default:
+          break;
+      }
+      row += count;
+    }
+    if (end == task.pairs) break;
+  }
+}
