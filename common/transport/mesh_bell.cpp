@@ -1,0 +1,121 @@
+#include "common/transport/mesh_bell.hpp"
+
+#include <poll.h>
+#include <sched.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <ctime>
+
+#include "common/base/assert.hpp"
+
+namespace fulgur::transport {
+namespace {
+
+constexpr std::uint64_t kOwnToken = ~std::uint64_t{0};
+
+Nanoseconds now() { return RealClock().now(); }
+
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+bool descriptor_ready(int fd) {
+  pollfd wanted{fd, POLLIN, 0};
+  return ::poll(&wanted, 1, 0) > 0;
+}
+
+}  // namespace
+
+MeshBell::MeshBell(Sleeper& sleeper, Nanoseconds spin)
+    : sleeper_(sleeper),
+      spin_most_(spin),
+      spin_now_(spin),
+      event_fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
+      epoll_fd_(epoll_create1(EPOLL_CLOEXEC)) {
+  FULGUR_ASSERT(event_fd_ >= 0 && epoll_fd_ >= 0, "no file descriptors left for a doorbell");
+  watch(event_fd_, kOwnToken);
+}
+
+MeshBell::~MeshBell() {
+  close(epoll_fd_);
+  close(event_fd_);
+}
+
+void MeshBell::ring() {
+  rung_.store(true);
+  if (!asleep_.exchange(false)) return;
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const auto written = write(event_fd_, &one, sizeof(one));
+}
+
+void MeshBell::watch(int fd, std::uint64_t token) {
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.u64 = token;
+  const int rc = epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd, &event);
+  FULGUR_ASSERT(rc == 0, "epoll_ctl failed");
+}
+
+void MeshBell::unwatch(int fd) { epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, fd, nullptr); }
+
+std::span<const std::uint64_t> MeshBell::ready() {
+  std::array<epoll_event, 64> events;
+  const int count = epoll_wait(epoll_fd_, events.data(), static_cast<int>(events.size()), 0);
+  std::size_t found = 0;
+  for (int i = 0; i < count; ++i) {
+    if (events[i].data.u64 == kOwnToken) {
+      std::uint64_t rings = 0;
+      [[maybe_unused]] const auto drained = read(event_fd_, &rings, sizeof(rings));
+    } else {
+      ready_[found++] = events[i].data.u64;
+    }
+  }
+  return {ready_.data(), found};
+}
+
+void MeshBell::wait(Nanoseconds timeout) {
+  timeout = std::min(timeout, sleeper_.until_timer());
+  if (timeout > 0 && !rung_.load() && !sleeper_.has_work() && !spin()) sleep(timeout);
+  rung_.store(false);
+}
+
+/// Whether something came while waiting busily. Yields, so that a peer on the same core gets on.
+bool MeshBell::spin() {
+  if (spin_most_ == 0 || !sleeper_.may_spin()) return false;
+  const Nanoseconds end = now() + spin_now_;
+  do {
+    for (int i = 0; i < 16; ++i) {
+      if (rung_.load(std::memory_order_relaxed) || sleeper_.has_work()) {
+        spin_now_ = std::min(spin_most_, 2 * spin_now_ + kMicrosecond);
+        return true;
+      }
+      relax();
+    }
+    if (descriptor_ready(epoll_fd_)) return true;
+    sched_yield();
+  } while (now() < end);
+  spin_now_ /= 2;
+  return false;
+}
+
+void MeshBell::sleep(Nanoseconds timeout) {
+  const Nanoseconds start = now();
+  asleep_.store(true);
+  sleeper_.set_asleep(true);
+  // Both sides store, then load: whoever rings after this check sees asleep and writes.
+  if (!rung_.load() && !sleeper_.has_work()) {
+    pollfd wanted{epoll_fd_, POLLIN, 0};
+    const timespec limit{timeout / kSecond, timeout % kSecond};
+    ppoll(&wanted, 1, &limit, nullptr);
+  }
+  sleeper_.set_asleep(false);
+  asleep_.store(false);
+  if (now() - start < spin_most_) spin_now_ = std::min(spin_most_, 2 * spin_now_ + kMicrosecond);
+}
+
+}  // namespace fulgur::transport

@@ -1,0 +1,226 @@
+// The life of a mesh link: attempts, Hello both ways, loss. See docs/protocol.md.
+#include <zmq.h>
+
+#include <limits>
+
+#include "common/base/log.hpp"
+#include "common/transport/mesh_transport.hpp"
+#include "common/wire/codec.hpp"
+
+namespace fulgur::transport {
+namespace {
+
+constexpr int kDialedEvents =
+    ZMQ_EVENT_CONNECTED | ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
+    ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+
+Result<wire::Hello> read_hello(wire::Frames frames) {
+  FULGUR_ASSIGN_OR_RETURN(wire::Message message, wire::decode(std::move(frames)));
+  if (auto* hello = std::get_if<wire::Hello>(&message.body)) return std::move(*hello);
+  return error(Code::data_loss, "expected a hello, got {}", wire::body_name(message.body));
+}
+
+/// The reason a Bye carries: plain text, so that every protocol version understands it.
+std::string bye_text(const wire::Frames& frames) {
+  if (frames.empty()) return "no reason given";
+  const wire::Frame& text = frames.front();
+  return {reinterpret_cast<const char*>(text.data), std::min<std::size_t>(text.size, 256)};
+}
+
+Peer peer_of(const wire::Hello& hello) {
+  return {hello.kind, hello.name, hello.incarnation, Carrier::zmq};
+}
+
+}  // namespace
+
+wire::Frames MeshTransport::hello() const {
+  wire::Hello body;
+  body.kind = identity_.kind;
+  body.name = identity_.name;
+  body.incarnation = identity_.incarnation;
+  wire::Message message;
+  message.sender = identity_.name;
+  message.body = std::move(body);
+  return wire::encode(message);
+}
+
+/// One attempt: a fresh socket that keeps trying to reach the endpoint, with our Hello queued.
+Status MeshTransport::start(MeshLink& link) {
+  link.socket = std::make_unique<ZmqSocket>(context_, ZMQ_DEALER);
+  link.flow = std::make_shared<SendFlow>(bell_);
+  configure(*link.socket, options_, false);
+  link.monitor = std::make_unique<ZmqMonitor>(context_, *link.socket, kDialedEvents);
+  bell_.watch(link.socket->fd(), link.id * 4);
+  bell_.watch(link.monitor->fd(), link.id * 4 + 1);
+  // ZeroMQ signals only what arrives after a first look found nothing.
+  link.socket_dirty = link.monitor_dirty = dirty_ = true;
+  link.state = State::greeted;
+  schedule(link, 0);
+  if (zmq_connect(link.socket->raw(), link.endpoint.c_str()) != 0) {
+    return error(Code::invalid_argument, "cannot connect to '{}': {}", link.endpoint,
+                 zmq_strerror(errno));
+  }
+  return say(link, PartKind::hello, hello());
+}
+
+void MeshTransport::stop(MeshLink& link, bool linger) {
+  if (!link.socket) return;
+  bell_.unwatch(link.monitor->fd());
+  bell_.unwatch(link.socket->fd());
+  link.monitor.reset();
+  if (linger) link.socket->set(ZMQ_LINGER, kLingerMs);
+  link.socket.reset();
+  link.socket_dirty = link.monitor_dirty = false;
+}
+
+/// Ends an attempt or an up link of ours; the next attempt follows after the back-off.
+void MeshTransport::fail(MeshLink& link, const Status& why) {
+  if (link.state == State::up) {
+    link.down_pending = true;
+    events_.push_back({link.id, why});
+    link.last_failure.clear();
+  } else if (std::exchange(link.last_failure, why.message()) != why.message()) {
+    log::warn("connecting to {}: {}", link.endpoint, why.message());
+  }
+  stop(link, false);
+  link.state = State::backoff;
+  schedule(link, clock_.now() + link.backoff);
+  link.backoff = std::min(2 * link.backoff, options_.reconnect_last);
+}
+
+/// An accepted link ended. The caller owns no iterator into links_.
+void MeshTransport::lose(MeshLink& link, const Status& why) {
+  by_routing_id_.erase(link.routing_id);
+  const bool was_up = std::exchange(link.state, State::lost) == State::up;
+  schedule(link, 0);
+  if (was_up) {
+    events_.push_back({link.id, why});
+  } else {
+    links_.erase(link.id);
+  }
+}
+
+void MeshTransport::bring_up(MeshLink& link, Carrier carrier) {
+  link.state = State::up;
+  link.peer.carrier = carrier;
+  link.backoff = options_.reconnect_first;
+  link.last_failure.clear();
+  schedule(link, 0);
+  events_.push_back({link.id, link.peer});
+}
+
+Status MeshTransport::say(MeshLink& link, PartKind kind, const wire::Frames& frames) {
+  // Sending may swallow the wake-up for what arrived meanwhile.
+  (link.dialed ? link.socket_dirty : listener_dirty_) = true;
+  dirty_ = true;
+  return socket_of(link).send(link.routing_id, kind, frames, link.flow);
+}
+
+/// Tells a peer of the listener why it is not, or no longer, welcome.
+void MeshTransport::refuse(const std::string& routing_id, const Status& why) {
+  const auto text = std::make_shared<const std::string>(why.message());
+  const wire::Frame frame{text, reinterpret_cast<const std::byte*>(text->data()), text->size()};
+  listener_dirty_ = dirty_ = true;
+  // A peer that cannot even take a Bye is gone or about to be.
+  (void)listener_->send(routing_id, PartKind::bye, {frame}, std::make_shared<SendFlow>(bell_));
+}
+
+void MeshTransport::on_dialed(MeshLink& link, ZmqMessage& message) {
+  if (message.malformed) {
+    ++stats_.malformed;
+  } else if (message.kind == PartKind::bye) {
+    fail(link, {Code::unavailable, bye_text(message.frames)});
+  } else if (message.kind == PartKind::data && link.state == State::up) {
+    receive(link, std::move(message.frames));
+  } else if (message.kind == PartKind::hello && link.state == State::greeted) {
+    const auto hello = read_hello(std::move(message.frames));
+    if (!hello) {
+      ++stats_.malformed;
+      return fail(link, hello.status());
+    }
+    link.peer = peer_of(*hello);
+    bring_up(link, Carrier::zmq);
+  } else {
+    ++stats_.malformed;
+  }
+}
+
+void MeshTransport::on_accepted(ZmqMessage& message) {
+  const auto found = by_routing_id_.find(message.routing_id);
+  if (message.malformed || (found == by_routing_id_.end() && message.kind != PartKind::hello)) {
+    ++stats_.malformed;
+    return;
+  }
+  if (found == by_routing_id_.end()) return greet_accepted(message);
+  MeshLink& link = links_.at(found->second);
+  if (message.kind == PartKind::data && link.state == State::up) {
+    receive(link, std::move(message.frames));
+  } else if (message.kind == PartKind::bye) {
+    lose(link, {Code::unavailable, bye_text(message.frames)});
+  } else {
+    ++stats_.malformed;
+  }
+}
+
+void MeshTransport::greet_accepted(ZmqMessage& message) {
+  read_listener_monitor();
+  const auto hello = read_hello(std::move(message.frames));
+  if (!hello) {
+    ++stats_.malformed;
+    return refuse(message.routing_id, hello.status());
+  }
+  if (!make_room_for(*hello, message.routing_id)) return;
+  MeshLink link;
+  link.id = next_link_++;
+  link.peer = peer_of(*hello);
+  link.routing_id = message.routing_id;
+  link.fd = message.fd;
+  link.flow = std::make_shared<SendFlow>(bell_);
+  if (!say(link, PartKind::hello, this->hello())) return;  // gone already
+  by_routing_id_[link.routing_id] = link.id;
+  MeshLink& kept = links_[link.id] = std::move(link);
+  bring_up(kept, Carrier::zmq);
+}
+
+/// Ends the accepted links of older incarnations of the process that says this Hello: their
+/// connections are half-open. False when the newcomer is the older one.
+bool MeshTransport::make_room_for(const wire::Hello& hello, const std::string& routing_id) {
+  std::vector<LinkId> dead;
+  for (const auto& [id, link] : links_) {
+    if (link.dialed || link.state == State::lost || link.peer.name != hello.name) continue;
+    if (link.peer.incarnation > hello.incarnation) {
+      refuse(routing_id, error(Code::failed_precondition,
+                               "a newer incarnation of {} is connected", hello.name));
+      return false;
+    }
+    if (link.peer.incarnation < hello.incarnation) dead.push_back(id);
+  }
+  for (const LinkId id : dead) {
+    lose(links_.at(id), error(Code::unavailable, "{} was restarted", hello.name));
+  }
+  return true;
+}
+
+void MeshTransport::lose_connection(int fd) {
+  for (auto& [id, link] : links_) {
+    if (link.dialed || link.state == State::lost || link.fd != fd) continue;
+    return lose(link, {Code::unavailable, "the connection was lost"});
+  }
+}
+
+void MeshTransport::run_timers() {
+  const Nanoseconds now = clock_.now();
+  next_timer_ = std::numeric_limits<Nanoseconds>::max();
+  for (auto& [id, link] : links_) {
+    if (link.due == 0) continue;
+    if (link.due > now || link.down_pending) {
+      schedule(link, std::max(link.due, now + kMillisecond));
+    } else if (link.state == State::backoff) {
+      if (Status started = start(link); !started) fail(link, started);
+    } else if (link.dialed) {
+      fail(link, {Code::deadline_exceeded, "the peer says no hello"});
+    }
+  }
+}
+
+}  // namespace fulgur::transport
