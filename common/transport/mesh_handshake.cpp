@@ -33,15 +33,24 @@ Peer peer_of(const wire::Hello& hello) {
 
 }  // namespace
 
-wire::Frames MeshTransport::hello() const {
+wire::Frames MeshTransport::hello(const std::string& host, const std::string& offer,
+                                  bool accepted) const {
   wire::Hello body;
   body.kind = identity_.kind;
   body.name = identity_.name;
   body.incarnation = identity_.incarnation;
+  body.host = host;
+  body.shm_offer = offer;
+  body.shm_accepted = accepted;
   wire::Message message;
   message.sender = identity_.name;
   message.body = std::move(body);
   return wire::encode(message);
+}
+
+/// What a Hello says about sharing memory: nothing where the carrier forbids it.
+std::string MeshTransport::host_for(Carrier allowed) const {
+  return allowed == Carrier::zmq ? std::string() : host_;
 }
 
 /// One attempt: a fresh socket that keeps trying to reach the endpoint, with our Hello queued.
@@ -60,7 +69,7 @@ Status MeshTransport::start(MeshLink& link) {
     return error(Code::invalid_argument, "cannot connect to '{}': {}", link.endpoint,
                  zmq_strerror(errno));
   }
-  return say(link, PartKind::hello, hello());
+  return say(link, PartKind::hello, hello(host_for(link.wanted), {}, false));
 }
 
 void MeshTransport::stop(MeshLink& link, bool linger) {
@@ -75,6 +84,7 @@ void MeshTransport::stop(MeshLink& link, bool linger) {
 
 /// Ends an attempt or an up link of ours; the next attempt follows after the back-off.
 void MeshTransport::fail(MeshLink& link, const Status& why) {
+  take_rest(link);
   if (link.state == State::up) {
     link.down_pending = true;
     events_.push_back({link.id, why});
@@ -90,6 +100,7 @@ void MeshTransport::fail(MeshLink& link, const Status& why) {
 
 /// An accepted link ended. The caller owns no iterator into links_.
 void MeshTransport::lose(MeshLink& link, const Status& why) {
+  take_rest(link);
   by_routing_id_.erase(link.routing_id);
   const bool was_up = std::exchange(link.state, State::lost) == State::up;
   schedule(link, 0);
@@ -107,6 +118,9 @@ void MeshTransport::bring_up(MeshLink& link, Carrier carrier) {
   link.last_failure.clear();
   schedule(link, 0);
   events_.push_back({link.id, link.peer});
+  if (carrier != Carrier::shm) return;
+  shm_links_.push_back(&link);
+  bell_.watch(link.shm->segment().own_bell(), link.id * 4 + 2);
 }
 
 Status MeshTransport::say(MeshLink& link, PartKind kind, const wire::Frames& frames) {
@@ -130,19 +144,86 @@ void MeshTransport::on_dialed(MeshLink& link, ZmqMessage& message) {
     ++stats_.malformed;
   } else if (message.kind == PartKind::bye) {
     fail(link, {Code::unavailable, bye_text(message.frames)});
-  } else if (message.kind == PartKind::data && link.state == State::up) {
+  } else if (message.kind == PartKind::data && link.state == State::up && !link.shm) {
     receive(link, std::move(message.frames));
-  } else if (message.kind == PartKind::hello && link.state == State::greeted) {
+  } else if (message.kind == PartKind::hello &&
+             (link.state == State::greeted || link.state == State::offered)) {
     const auto hello = read_hello(std::move(message.frames));
     if (!hello) {
       ++stats_.malformed;
       return fail(link, hello.status());
     }
-    link.peer = peer_of(*hello);
-    bring_up(link, Carrier::zmq);
+    on_dialed_hello(link, *hello);
   } else {
     ++stats_.malformed;
   }
+}
+
+/// The first Hello of the peer ends the handshake or leads to an offer, the second answers it.
+void MeshTransport::on_dialed_hello(MeshLink& link, const wire::Hello& hello) {
+  const bool answers_offer = link.state == State::offered;
+  link.peer = peer_of(hello);
+  const std::string host = host_for(link.wanted);
+  if (!answers_offer && !host.empty() && hello.host == host) return offer_shm(link);
+  if (answers_offer && hello.shm_accepted && link.shm) {
+    link.shm->segment().unlink();
+    return bring_up(link, Carrier::shm);
+  }
+  link.shm.reset();
+  if (link.wanted == Carrier::shm) {
+    return fail(link, error(Code::failed_precondition,
+                            "{} does not share memory with this process", hello.name));
+  }
+  bring_up(link, Carrier::zmq);
+}
+
+/// Both ends know that an offer is due; an empty one says that there was no memory for it.
+void MeshTransport::offer_shm(MeshLink& link) {
+  std::string name;
+  if (auto segment = ShmSegment::create(options_.ring_bytes)) {
+    name = (*segment)->name();
+    link.shm = std::make_unique<ShmLink>(std::move(segment).value(), true, pool_);
+  } else {
+    log::warn("link to {} goes over ZeroMQ: {}", link.peer.name, segment.status().message());
+  }
+  link.state = State::offered;
+  schedule(link, clock_.now() + options_.hello_timeout);
+  const Status said = say(link, PartKind::hello, hello(host_for(link.wanted), name, false));
+  if (!said) fail(link, said);
+}
+
+/// Accepting side: the dialer's second Hello.
+void MeshTransport::on_offer(MeshLink& link, const wire::Hello& hello) {
+  if (!hello.shm_offer.empty()) {
+    if (auto segment = ShmSegment::open(hello.shm_offer)) {
+      link.shm = std::make_unique<ShmLink>(std::move(segment).value(), false, pool_);
+    } else {
+      log::warn("link to {} goes over ZeroMQ: {}", link.peer.name, segment.status().message());
+    }
+  }
+  const bool accepted = link.shm != nullptr;
+  const Status said =
+      say(link, PartKind::hello, this->hello(host_for(options_.allowed), {}, accepted));
+  if (!said) return lose(link, said);
+  bring_up(link, accepted ? Carrier::shm : Carrier::zmq);
+}
+
+void MeshTransport::drop_shm(MeshLink& link, bool linger) {
+  if (!link.shm) return;
+  if (std::erase(shm_links_, &link) != 0) bell_.unwatch(link.shm->segment().own_bell());
+  if (linger) link.shm->flush(kLingerMs * kMillisecond);
+  link.shm.reset();
+}
+
+/// What a peer wrote into the ring before it went is delivered before its end.
+void MeshTransport::take_rest(MeshLink& link) {
+  if (link.state == State::up && link.shm) {
+    // A corrupt ring has no rest; why the link ended is known already. A full ring of the smallest
+    // messages is the most there can be, unless the peer still writes.
+    const std::size_t most = options_.ring_bytes / 24;
+    (void)link.shm->pump(most, [&](wire::Frames frames) { receive(link, std::move(frames)); });
+  }
+  drop_shm(link, false);
 }
 
 void MeshTransport::on_accepted(ZmqMessage& message) {
@@ -153,10 +234,15 @@ void MeshTransport::on_accepted(ZmqMessage& message) {
   }
   if (found == by_routing_id_.end()) return greet_accepted(message);
   MeshLink& link = links_.at(found->second);
-  if (message.kind == PartKind::data && link.state == State::up) {
+  if (message.kind == PartKind::data && link.state == State::up && !link.shm) {
     receive(link, std::move(message.frames));
   } else if (message.kind == PartKind::bye) {
     lose(link, {Code::unavailable, bye_text(message.frames)});
+  } else if (message.kind == PartKind::hello && link.state == State::offered) {
+    const auto hello = read_hello(std::move(message.frames));
+    if (hello) return on_offer(link, *hello);
+    ++stats_.malformed;
+    lose(link, hello.status());
   } else {
     ++stats_.malformed;
   }
@@ -176,10 +262,18 @@ void MeshTransport::greet_accepted(ZmqMessage& message) {
   link.routing_id = message.routing_id;
   link.fd = message.fd;
   link.flow = std::make_shared<SendFlow>(bell_);
-  if (!say(link, PartKind::hello, this->hello())) return;  // gone already
+  const std::string host = host_for(options_.allowed);
+  const bool shares = !host.empty() && hello->host == host;
+  if (!shares && options_.allowed == Carrier::shm) {
+    return refuse(message.routing_id, error(Code::failed_precondition,
+                                            "{} takes shared memory only", identity_.name));
+  }
+  if (!say(link, PartKind::hello, this->hello(host, {}, false))) return;  // gone already
   by_routing_id_[link.routing_id] = link.id;
   MeshLink& kept = links_[link.id] = std::move(link);
-  bring_up(kept, Carrier::zmq);
+  if (!shares) return bring_up(kept, Carrier::zmq);
+  kept.state = State::offered;
+  schedule(kept, clock_.now() + options_.hello_timeout);
 }
 
 /// Ends the accepted links of older incarnations of the process that says this Hello: their
@@ -211,15 +305,21 @@ void MeshTransport::lose_connection(int fd) {
 void MeshTransport::run_timers() {
   const Nanoseconds now = clock_.now();
   next_timer_ = std::numeric_limits<Nanoseconds>::max();
+  std::vector<LinkId> silent;
   for (auto& [id, link] : links_) {
     if (link.due == 0) continue;
     if (link.due > now || link.down_pending) {
       schedule(link, std::max(link.due, now + kMillisecond));
     } else if (link.state == State::backoff) {
       if (Status started = start(link); !started) fail(link, started);
-    } else if (link.dialed) {
-      fail(link, {Code::deadline_exceeded, "the peer says no hello"});
+    } else {
+      silent.push_back(id);
     }
+  }
+  const Status why{Code::deadline_exceeded, "the peer says no hello"};
+  for (const LinkId id : silent) {
+    MeshLink& link = links_.at(id);
+    link.dialed ? fail(link, why) : lose(link, why);
   }
 }
 

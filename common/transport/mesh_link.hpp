@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "common/transport/shm_link.hpp"
 #include "common/transport/transport.hpp"
 #include "common/transport/zmq_socket.hpp"
 
@@ -19,6 +20,7 @@ struct MeshLink {
   State state = State::backoff;
   Peer peer;
   std::shared_ptr<SendFlow> flow;
+  std::unique_ptr<ShmLink> shm;  ///< carries the payload once up with Carrier::shm
 
   // Dialed links own a socket; a new one for every attempt, so that nothing sent to one incarnation
   // of the peer can reach the next.

@@ -2,6 +2,7 @@
 
 #include <zmq.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "common/transport/make_transport.hpp"
@@ -17,6 +18,7 @@ constexpr int kListenerEvents =
 // Tokens of the epoll set: link and which of its descriptors; link 0 is the listener.
 constexpr std::uint64_t kSocketToken = 0;
 constexpr std::uint64_t kMonitorToken = 1;
+constexpr std::uint64_t kBellToken = 2;
 constexpr std::uint64_t token_of(LinkId id, std::uint64_t which) { return id * 4 + which; }
 
 /// Puts `host` in the place of a wildcard address.
@@ -31,11 +33,14 @@ std::string advertised(const std::string& endpoint, const std::string& host) {
 MeshTransport::MeshTransport(Identity identity, TransportOptions options)
     : identity_(std::move(identity)),
       options_(std::move(options)),
+      host_(options_.allowed == Carrier::zmq ? std::string() : host_identity()),
+      pool_(options_.limits.queue_bytes),
       bell_(*this, options_.spin),
       next_timer_(kNever) {}
 
 MeshTransport::~MeshTransport() {
   for (auto& [id, link] : links_) {
+    drop_shm(link, link.state == State::up);
     if (link.dialed) stop(link, link.state == State::up);
   }
   if (!listener_) return;
@@ -91,6 +96,7 @@ Status MeshTransport::send(LinkId id, wire::Frames frames) {
   }
   MeshLink& link = found->second;
   const std::size_t bytes = bytes_of(frames);
+  if (link.shm) return send_shm(link, std::move(frames), bytes);
   const std::size_t waiting = link.flow->bytes.load();
   if (waiting != 0 && waiting + bytes > options_.limits.queue_bytes) {
     link.flow->refused.store(true);
@@ -111,10 +117,23 @@ Status MeshTransport::send(LinkId id, wire::Frames frames) {
   return sent;
 }
 
+Status MeshTransport::send_shm(MeshLink& link, wire::Frames frames, std::size_t bytes) {
+  const Status sent = link.shm->send(std::move(frames), options_.limits);
+  if (sent.is_ok()) {
+    ++stats_.messages_sent;
+    stats_.bytes_sent += bytes;
+  } else if (sent.code() == Code::resource_exhausted) {
+    ++stats_.refused_busy;
+    return error(Code::resource_exhausted, "queue to {} is full", link.peer.name);
+  }
+  return sent;
+}
+
 void MeshTransport::close(LinkId id) {
   const auto found = links_.find(id);
   if (found == links_.end()) return;
   MeshLink& link = found->second;
+  drop_shm(link, link.state == State::up);
   if (link.dialed) {
     stop(link, link.state == State::up);
   } else if (link.state != State::lost) {
@@ -126,8 +145,9 @@ void MeshTransport::close(LinkId id) {
 
 std::size_t MeshTransport::poll(Handler& handler, std::size_t max_events) {
   if (clock_.now() >= next_timer_) run_timers();
-  mark_ready();
-  gather(max_events);
+  // Asking the kernel costs more than a small message: while rings have data, do it now and then.
+  if (++polls_ % 8 == 0 || !shm_has_work()) mark_ready();
+  if (events_.size() < max_events) gather(max_events);
   return deliver_events(handler, max_events);
 }
 
@@ -135,6 +155,12 @@ void MeshTransport::mark_ready() {
   for (const std::uint64_t token : bell_.ready()) {
     const LinkId id = token / 4;
     const bool is_socket = token % 4 == kSocketToken;
+    if (token % 4 == kBellToken) {
+      if (const auto found = links_.find(id); found != links_.end() && found->second.shm) {
+        found->second.shm->segment().drain_bell();
+      }
+      continue;
+    }
     dirty_ = true;
     if (id == 0) {
       (is_socket ? listener_dirty_ : listener_monitor_dirty_) = true;
@@ -145,6 +171,7 @@ void MeshTransport::mark_ready() {
 }
 
 void MeshTransport::gather(std::size_t most) {
+  if (!shm_links_.empty()) gather_shm();
   if (!dirty_) return;
   dirty_ = false;
   if (listener_) gather_listener(most);
@@ -153,6 +180,32 @@ void MeshTransport::gather(std::size_t most) {
     dirty_ = dirty_ || link.socket_dirty;
   }
   dirty_ = dirty_ || listener_dirty_;
+}
+
+/// A few messages of each link in turn, so that a busy one does not starve the others.
+void MeshTransport::gather_shm() {
+  const auto links = shm_links_;
+  for (MeshLink* link : links) {
+    if (!link->shm->has_work()) continue;
+    const Status status =
+        link->shm->pump(8, [&](wire::Frames frames) { receive(*link, std::move(frames)); });
+    if (status.is_ok()) continue;
+    ++stats_.malformed;
+    if (link->dialed) {
+      fail(*link, status);
+    } else {
+      refuse(link->routing_id, status);
+      lose(*link, status);
+    }
+  }
+}
+
+bool MeshTransport::shm_has_work() const {
+  return std::ranges::any_of(shm_links_, [](const MeshLink* link) { return link->shm->has_work(); });
+}
+
+void MeshTransport::set_asleep(bool asleep) {
+  for (MeshLink* link : shm_links_) link->shm->set_asleep(asleep);
 }
 
 void MeshTransport::gather_dialed(MeshLink& link, std::size_t most) {
@@ -234,7 +287,7 @@ void MeshTransport::receive(MeshLink& link, wire::Frames frames) {
   events_.push_back({link.id, std::move(frames)});
 }
 
-bool MeshTransport::has_work() { return dirty_ || !events_.empty(); }
+bool MeshTransport::has_work() { return dirty_ || !events_.empty() || shm_has_work(); }
 
 Nanoseconds MeshTransport::until_timer() const {
   return next_timer_ == kNever ? kNever : std::max<Nanoseconds>(0, next_timer_ - clock_.now());

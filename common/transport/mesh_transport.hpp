@@ -1,6 +1,6 @@
 // The Transport behind make_transport(). One ROUTER listens, one DEALER a connect(); the reactor
-// thread owns all of them, so a message crosses no thread but ZeroMQ's own. mesh_transport.cpp is
-// the Transport interface, mesh_handshake.cpp the life cycle of links.
+// thread owns all of them and reads shared-memory rings in poll(), so a message crosses no thread but
+// ZeroMQ's own. mesh_transport.cpp is the Transport interface, mesh_handshake.cpp the life of links.
 #pragma once
 
 #include <deque>
@@ -42,8 +42,8 @@ class MeshTransport final : public Transport, private Sleeper {
 
   // Sleeper
   bool has_work() override;
-  bool may_spin() const override { return false; }
-  void set_asleep(bool) override {}
+  bool may_spin() const override { return !shm_links_.empty(); }
+  void set_asleep(bool asleep) override;
   Nanoseconds until_timer() const override;
 
   // Gathering: events into events_, at most up to `most` of them.
@@ -51,6 +51,8 @@ class MeshTransport final : public Transport, private Sleeper {
   void gather(std::size_t most);
   void gather_dialed(MeshLink& link, std::size_t most);
   void gather_listener(std::size_t most);
+  void gather_shm();
+  bool shm_has_work() const;
   void read_listener_monitor();
   void run_timers();
   std::size_t deliver_events(Handler& handler, std::size_t most);
@@ -64,11 +66,18 @@ class MeshTransport final : public Transport, private Sleeper {
   void on_dialed(MeshLink& link, ZmqMessage& message);
   void on_accepted(ZmqMessage& message);
   void greet_accepted(ZmqMessage& message);
+  void on_dialed_hello(MeshLink& link, const wire::Hello& hello);
+  void on_offer(MeshLink& link, const wire::Hello& hello);
+  void offer_shm(MeshLink& link);
+  void drop_shm(MeshLink& link, bool linger);
+  void take_rest(MeshLink& link);
   bool make_room_for(const wire::Hello& hello, const std::string& routing_id);
   void lose_connection(int fd);
+  Status send_shm(MeshLink& link, wire::Frames frames, std::size_t bytes);
   Status say(MeshLink& link, PartKind kind, const wire::Frames& frames);
   void refuse(const std::string& routing_id, const Status& why);
-  wire::Frames hello() const;
+  wire::Frames hello(const std::string& host, const std::string& offer, bool accepted) const;
+  std::string host_for(Carrier allowed) const;
 
   ZmqSocket& socket_of(MeshLink& link) { return link.dialed ? *link.socket : *listener_; }
   void receive(MeshLink& link, wire::Frames frames);
@@ -76,7 +85,9 @@ class MeshTransport final : public Transport, private Sleeper {
 
   const Identity identity_;
   const TransportOptions options_;
+  const std::string host_;  ///< who can share memory with this process
   RealClock clock_;
+  BufferPool pool_;
   MeshBell bell_;       // before the context: libzmq's thread may ring until it ends
   ZmqContext context_;
   std::unique_ptr<ZmqSocket> listener_;
@@ -88,9 +99,11 @@ class MeshTransport final : public Transport, private Sleeper {
 
   std::map<LinkId, MeshLink> links_;
   std::unordered_map<std::string, LinkId> by_routing_id_;
+  std::vector<MeshLink*> shm_links_;  ///< those up with Carrier::shm
   std::deque<Event> events_;
   LinkId next_link_ = 1;
   Nanoseconds next_timer_;
+  unsigned polls_ = 0;
   bool dirty_ = false;  ///< some socket may have more to read
   Stats stats_;
 };

@@ -9,7 +9,7 @@
 namespace fulgur::transport {
 namespace {
 
-enum class Kind { inproc, zmq_ipc, zmq_tcp };
+enum class Kind { inproc, zmq_ipc, zmq_tcp, shm };
 
 /// Makes transports of one kind that can reach each other.
 class Mesh {
@@ -22,6 +22,7 @@ class Mesh {
       case Kind::inproc: return "inproc://" + unique;
       case Kind::zmq_ipc: return "ipc:///tmp/fulgur-test-" + unique;
       case Kind::zmq_tcp: return "tcp://127.0.0.1:*";
+      case Kind::shm: return "ipc:///tmp/fulgur-test-" + unique;
     }
     return {};
   }
@@ -37,13 +38,17 @@ class Mesh {
     TransportOptions options;
     if (!endpoint.empty()) options.listen = {endpoint};
     options.limits = limits_;
-    options.allowed = Carrier::zmq;
+    options.allowed = carrier();
+    options.ring_bytes = 1U << 20;  // smaller than the largest message
     auto made = make_transport(identity, options);
     EXPECT_TRUE(made.is_ok()) << made.status().to_string();
     return std::make_unique<Node>(std::move(made).value());
   }
 
-  Carrier carrier() const { return kind_ == Kind::inproc ? Carrier::inproc : Carrier::zmq; }
+  Carrier carrier() const {
+    if (kind_ == Kind::inproc) return Carrier::inproc;
+    return kind_ == Kind::shm ? Carrier::shm : Carrier::zmq;
+  }
 
  private:
   Kind kind_;
@@ -191,12 +196,13 @@ TEST_P(Conformance, BadMessagesAndEndpointsAreRefused) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Transports, Conformance,
-                         testing::Values(Kind::inproc, Kind::zmq_ipc, Kind::zmq_tcp),
+                         testing::Values(Kind::inproc, Kind::zmq_ipc, Kind::zmq_tcp, Kind::shm),
                          [](const auto& info) {
                            switch (info.param) {
                              case Kind::inproc: return "inproc";
                              case Kind::zmq_ipc: return "zmq_ipc";
                              case Kind::zmq_tcp: return "zmq_tcp";
+                             case Kind::shm: return "shm";
                            }
                            return "";
                          });

@@ -1,0 +1,25 @@
+// Receive buffers that are reused: fresh pages cost up to ten microseconds each, so a block that
+// was touched once is kept. Thread-safe; a buffer may be released by any thread and may outlive the
+// pool.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+
+namespace fulgur::transport {
+
+class BufferPool {
+ public:
+  /// Keeps at most `cached_bytes` of free blocks.
+  explicit BufferPool(std::size_t cached_bytes);
+
+  /// A 64-byte-aligned block of at least `bytes`, contents undefined; back to the pool with its
+  /// last owner.
+  std::shared_ptr<std::byte> take(std::size_t bytes);
+
+ private:
+  class Shelves;
+  std::shared_ptr<Shelves> shelves_;
+};
+
+}  // namespace fulgur::transport
