@@ -68,12 +68,12 @@ class Inspector {
       ++report_.shards_absent;
     } else {
       report_.damaged.push_back(shard.status().message());
-      damaged_files_.insert(file);
     }
   }
 
   Status list_index(const std::string& path) {
     FULGUR_ASSIGN_OR_RETURN(const ShardIndex index, read_shard_index(path));
+    indexed_ = true;
     report_.index_total_bytes = index.total_bytes;
     std::set<std::string> files;
     for (const auto& [name, file] : index.entries) files.insert(file);
@@ -108,8 +108,8 @@ class Inspector {
     const TensorInfo* info = found == listed_.end() ? nullptr : found->second.info;
     count(expected, info);
     if (found == listed_.end()) {
-      // A shard whose header cannot be read may well hold it: that shard is the one to report.
-      if (report_.index_total_bytes || damaged_files_.empty()) {
+      // Without an index only the unreadable header knows what it holds: report that file alone.
+      if (indexed_ || report_.damaged.empty()) {
         report_.missing.push_back({expected.name, "", "is missing"});
       }
       return;
@@ -139,7 +139,7 @@ class Inspector {
 
   Inspection& report_;
   std::map<std::string, SafetensorsFile> shards_;
-  std::set<std::string> damaged_files_;
+  bool indexed_ = false;
   std::map<std::string, Listed> listed_;
 };
 

@@ -3,7 +3,7 @@
 // and sin differ between processors), and fast: four numbers for one 64-bit draw.
 #pragma once
 
-#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 

@@ -4,8 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <fstream>
 
+#include "common/model/synth.hpp"
 #include "tests/support/golden.hpp"
+#include "tests/unit/model/scratch.hpp"
 
 namespace fulgur::model {
 namespace {
@@ -90,7 +93,81 @@ TEST(CheckpointTest, TensorsOutliveTheCheckpoint) {
   const Tensor up = expert->up;
   checkpoint.reset();
   expert = Status(Code::internal, "released");
-  EXPECT_NE(up.data[0], up.data[1]);
+  expect_same(open(kSmall)->expert(3, 5)->up, up);
+}
+
+/// Bytes of this process's mappings of files below `directory`.
+std::uint64_t mapped_bytes(const std::string& directory) {
+  std::ifstream maps("/proc/self/maps");
+  std::uint64_t total = 0;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find(directory) == std::string::npos) continue;
+    const std::size_t dash = line.find('-');
+    total += std::stoull(line.substr(dash + 1), nullptr, 16) - std::stoull(line, nullptr, 16);
+  }
+  return total;
+}
+
+TEST(CheckpointTest, OnlyWhatIsAskedForIsMapped) {
+  const ScratchDirectory scratch;
+  const std::string directory = scratch.at("wide");
+  ASSERT_TRUE(synthesize({.preset = "wide-experts", .directory = directory}));
+  const auto model = open(directory);
+  ASSERT_TRUE(model);
+  EXPECT_EQ(mapped_bytes(directory), 0U);
+  std::vector<Tensor> attention = {*model->embedding(), *model->final_norm(), *model->lm_head()};
+  std::vector<LayerTensors> layers;
+  for (std::uint32_t i = 0; i < model->config().layers; ++i) layers.push_back(*model->layer(i));
+  const std::uint64_t page = 4096;
+  const std::uint64_t tensors = 3 + model->config().layers * 7;
+  const std::uint64_t params = model->config().total_params() -
+                               std::uint64_t{model->config().layers} * model->config().experts *
+                                   model->config().expert_params();
+  EXPECT_LE(mapped_bytes(directory), params * 4 + tensors * 2 * page);
+  layers.clear();
+  attention.clear();
+  EXPECT_EQ(mapped_bytes(directory), 0U);
+  const auto expert = model->expert(1, 9);
+  ASSERT_TRUE(expert);
+  EXPECT_LE(mapped_bytes(directory), model->expert_bytes() + 3 * 2 * page);
+}
+
+TEST(CheckpointTest, MixedFloatDtypesAreAccepted) {
+  const ScratchDirectory scratch;
+  const std::string directory = scratch.at("m");
+  ASSERT_TRUE(synthesize({.preset = "tiny-random", .directory = directory}));
+  edit_header(directory + "/model-00000-of-00001.safetensors",
+              [](auto& json) { json["model.norm.weight"]["dtype"] = "F16"; });
+  const auto model = open(directory);
+  ASSERT_TRUE(model);
+  EXPECT_EQ(model->final_norm()->dtype, Dtype::f16);
+  EXPECT_EQ(model->layer(0)->router.dtype, Dtype::f32);
+  EXPECT_EQ(model->layer(0)->norm_in.dtype, Dtype::bf16);
+}
+
+TEST(CheckpointTest, TiedHeadIsTheEmbedding) {
+  const ScratchDirectory scratch;
+  ASSERT_TRUE(synthesize({.preset = "prenorm-tied", .directory = scratch.at("m")}));
+  const auto model = open(scratch.at("m"));
+  ASSERT_TRUE(model);
+  expect_same(model->embedding(), model->lm_head());
+}
+
+TEST(GoldenTest, ReadsArraysAndGenerations) {
+  const auto arrays =
+      test::read_golden_arrays(kSource + "/tests/golden/synth-odd/logits.safetensors");
+  EXPECT_EQ(test::golden_cases(arrays).size(), 6U);
+  const test::GoldenArray& ids = arrays.at("n17.ids");
+  EXPECT_EQ(ids.shape, std::vector<std::uint64_t>{17});
+  EXPECT_EQ(ids.ints.size(), 17U);
+  EXPECT_EQ(arrays.at("n300.logits_tail").floats.size(), 4U * 251);
+  EXPECT_EQ(arrays.at("n300.experts").shape, (std::vector<std::uint64_t>{5, 300, 3}));
+  const auto generations =
+      test::read_golden_generations(kSource + "/tests/golden/fulgur-tiny/generation.json");
+  ASSERT_FALSE(generations.empty());
+  EXPECT_FALSE(generations[0].text.empty());
+  EXPECT_EQ(generations[0].prompt_ids[0], 0U);
+  EXPECT_GT(generations[0].min_gap, 0.0);
 }
 
 }  // namespace

@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <set>
+#include <iterator>
+#include <map>
+#include <memory>
 
 #include "common/base/bf16.hpp"
 #include "common/model/checkpoint.hpp"
