@@ -301,13 +301,23 @@ std::vector<Damage> index_damages() {
   };
 }
 
+/// A good checkpoint, made once and copied for each kind of damage.
+const std::string& good_checkpoint() {
+  static const ScratchDirectory kScratch;
+  static const std::string kDirectory = [] {
+    const auto written = synthesize({.preset = "odd", .directory = kScratch.at("good")});
+    EXPECT_TRUE(written && Checkpoint::open(kScratch.at("good")));
+    return kScratch.at("good");
+  }();
+  return kDirectory;
+}
+
 class HostileTest : public testing::TestWithParam<Damage> {};
 
 TEST_P(HostileTest, IsRefusedInOneLine) {
   const ScratchDirectory scratch;
   const std::string directory = scratch.at("model");
-  ASSERT_TRUE(synthesize({.preset = "odd", .directory = directory}));
-  ASSERT_TRUE(Checkpoint::open(directory));
+  std::filesystem::copy(good_checkpoint(), directory);
   GetParam().apply(directory);
   const auto opened = Checkpoint::open(directory);
   ASSERT_FALSE(opened);
@@ -352,7 +362,7 @@ TEST(HostileFileTest, MisalignedTensorIsCopied) {
 TEST(HostileFileTest, FileReplacedAfterOpenIsNotMapped) {
   const ScratchDirectory scratch;
   const std::string directory = scratch.at("model");
-  ASSERT_TRUE(synthesize({.preset = "odd", .directory = directory}));
+  std::filesystem::copy(good_checkpoint(), directory);
   const auto checkpoint = Checkpoint::open(directory);
   ASSERT_TRUE(checkpoint);
   const std::string path = directory + "/" + kShard;
