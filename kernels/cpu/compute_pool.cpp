@@ -59,12 +59,12 @@ void ComputePool::run_erased(std::size_t units, const void* context, Function fu
   context_ = context;
   units_ = units;
   next_.store(0, std::memory_order_relaxed);
-  busy_.store(static_cast<std::uint32_t>(workers_.size()), std::memory_order_relaxed);
+  entry_.store(0, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   work(0);
-  std::uint32_t busy = busy_.load(std::memory_order_acquire);
-  while (busy != 0) busy = wait_change(busy_, busy);
+  std::uint32_t entry = entry_.fetch_or(kClosed, std::memory_order_acq_rel) | kClosed;
+  while (entry != kClosed) entry = wait_change(entry_, entry);
 }
 
 void ComputePool::work(std::uint32_t thread) {
@@ -75,14 +75,23 @@ void ComputePool::work(std::uint32_t thread) {
   }
 }
 
+bool ComputePool::enter() {
+  std::uint32_t entry = entry_.load(std::memory_order_relaxed);
+  while ((entry & kClosed) == 0) {
+    if (entry_.compare_exchange_weak(entry, entry + 1, std::memory_order_acquire)) return true;
+  }
+  return false;
+}
+
 void ComputePool::worker_loop(std::uint32_t thread) {
   const FlushSubnormals mode;
   std::uint32_t seen = 0;
   for (;;) {
     seen = wait_change(generation_, seen);
     if (stop_.load(std::memory_order_acquire)) return;
+    if (!enter()) continue;
     work(thread);
-    if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
+    if (entry_.fetch_sub(1, std::memory_order_acq_rel) == kClosed + 1) entry_.notify_one();
   }
 }
 

@@ -34,16 +34,22 @@ class ComputePool {
  private:
   using Function = void (*)(const void* context, std::size_t unit, std::uint32_t thread);
 
+  static constexpr std::uint32_t kClosed = 1U << 31;
+
   void run_erased(std::size_t units, const void* context, Function function);
   void work(std::uint32_t thread);
+  bool enter();
   void worker_loop(std::uint32_t thread);
 
   Function function_ = nullptr;
   const void* context_ = nullptr;
   std::size_t units_ = 0;
   alignas(64) std::atomic<std::size_t> next_{0};
-  alignas(64) std::atomic<std::uint32_t> generation_{0};  // a new job, or the end
-  alignas(64) std::atomic<std::uint32_t> busy_{0};        // workers still in the current job
+  alignas(64) std::atomic<std::uint32_t> generation_{0};  // counts jobs, and the end
+  // Workers inside the current job; with kClosed no more may enter. The caller closes the job when
+  // no unit is left and waits only for those inside: a worker that the system has not yet scheduled
+  // never delays it.
+  alignas(64) std::atomic<std::uint32_t> entry_{kClosed};
   std::atomic<bool> stop_{false};
   std::vector<std::thread> workers_;
 };

@@ -114,6 +114,11 @@ struct KernelTable {
                         const float* part_out, std::size_t padded_dim);
   /// out[dim] = x[dim] * scale.
   void (*scale)(const float* x, float scale, std::size_t count, float* out);
+
+  /// Probes of the machine (bench/roofline.hpp). The first two return floating-point operations.
+  double (*probe_fma)(std::size_t steps, float* sink);
+  double (*probe_bf16)(std::size_t steps, float* sink);  ///< as bf16 products run here
+  void (*probe_read)(const float* data, std::size_t count, float* sink);
 };
 
 constexpr std::size_t padded(std::size_t dim) { return (dim + kVector - 1) / kVector * kVector; }
@@ -124,5 +129,7 @@ constexpr std::size_t lightning_scratch_floats(std::size_t dim) {
 const KernelTable& avx2_kernels();
 const KernelTable& avx512_kernels();
 const KernelTable& avx512bf16_kernels();
+/// The best kernels this machine runs; null without AVX2 and FMA.
+const KernelTable* best_kernels();
 
 }  // namespace fulgur::kernels::cpu

@@ -23,6 +23,7 @@ inline std::size_t padded_dim(std::size_t dim) { return (dim + kVector - 1) / kV
 #include "kernels/cpu/elementwise.inl"
 
 #include "kernels/cpu/attention.inl"
+#include "kernels/cpu/probe.inl"
 
 #include "kernels/cpu/table.inl"
 

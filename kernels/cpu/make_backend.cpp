@@ -27,6 +27,13 @@ std::vector<Isa> known_isas() {
 
 }  // namespace
 
+const cpu::KernelTable* cpu::best_kernels() {
+  for (const Isa& isa : known_isas()) {
+    if (isa.available) return &isa.table();
+  }
+  return nullptr;
+}
+
 Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options) {
   if (options.threads < 1) {
     return error(Code::invalid_argument, "cpu backend: threads must be at least 1");

@@ -26,4 +26,7 @@ static const KernelTable kTable = {
     .softmax_split = {softmax_split<float>, softmax_split<std::uint16_t>},
     .softmax_merge = softmax_merge,
     .scale = scale,
+    .probe_fma = probe_fma,
+    .probe_bf16 = probe_bf16,
+    .probe_read = probe_read,
 };
