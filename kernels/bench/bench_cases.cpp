@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::size_t kHidden = 1024, kOut = 3072, kInner = 1536, kExperts = 16, kTop = 2;
 constexpr std::uint32_t kHeads = 8, kKvHeads = 2, kDim = 128;
-constexpr std::size_t kWeightBytes = 768UL << 20;  // of all copies of a weight together
+constexpr std::size_t kWeightBytes = 256UL << 20;  // of all copies of a weight together
 
 std::vector<Bf16> random_bf16(Rng& rng, std::size_t count) {
   std::vector<Bf16> values(count);

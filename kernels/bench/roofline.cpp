@@ -15,7 +15,7 @@
 namespace fulgur::kernels {
 namespace {
 
-constexpr std::size_t kReadBytes = 512UL << 20;
+constexpr std::size_t kReadBytes = 256UL << 20;
 constexpr std::size_t kReadRound = 32UL << 20;  // a round reads the next part of the buffer
 constexpr std::size_t kReadUnit = 256UL << 10;
 constexpr std::size_t kPeakSteps = 100'000;  // of 16 vector operations: some 200 us

@@ -16,7 +16,7 @@ struct Roofline {
 };
 
 /// Measures with `threads` threads pinned to cpus (empty: not pinned); the caller is one of them.
-/// Takes about a second and 512 MiB. Fails on a machine without AVX2 and FMA.
+/// Takes about a second and 256 MiB. Fails on a machine without AVX2 and FMA.
 Result<Roofline> measure_roofline(std::uint32_t threads, const std::vector<int>& cpus);
 
 /// CPUs this process may run on, in ascending order: what benchmarks pin to.

@@ -31,6 +31,13 @@ std::size_t rows_per_block(std::size_t rows) {
   return (even + 5) / 6 * 6;
 }
 
+/// Bytes from row to row of packed left operands: an odd number of cache lines, so that the rows of
+/// a tile do not compete for the same cache sets.
+std::size_t row_stride(std::size_t cols, RowFormat format) {
+  const std::size_t bytes = (cols + (cols & 1)) * (format == RowFormat::bf16 ? 2 : 4);
+  return ((bytes + kCacheLine - 1) / kCacheLine | 1) * kCacheLine;
+}
+
 }  // namespace
 
 std::shared_ptr<std::byte> CpuBackend::allocate(std::size_t bytes) {
@@ -136,7 +143,7 @@ void CpuBackend::scale_add(float alpha, const float* x, float beta, const float*
 void CpuBackend::pack_rows(const void* x, bool x_is_bf16, std::size_t rows, std::size_t cols,
                            RowFormat format, Rows& packed) {
   packed.format = format;
-  packed.row_bytes = (cols + (cols & 1)) * (format == RowFormat::bf16 ? 2 : 4);
+  packed.row_bytes = row_stride(cols, format);
   std::byte* data = packed.data.reserve(packed.row_bytes * rows);
   packed.pointers.resize(rows);
   const auto* source = static_cast<const std::byte*>(x);
@@ -152,7 +159,9 @@ void CpuBackend::pack_rows(const void* x, bool x_is_bf16, std::size_t rows, std:
 
 void CpuBackend::multiply(const void* const* rows, std::size_t m, const PanelMatrix& weight,
                           std::size_t panel, RowFormat format, float* tile) const {
-  const ProductTask task{rows, m, weight.panel(panel), weight.pairs(), weight.vecs(panel), tile};
+  const std::byte* next = weight.panel(std::min(panel + pool_.threads(), weight.panels() - 1));
+  const ProductTask task{rows, m,   weight.panel(panel), weight.pairs(), weight.vecs(panel),
+                         tile, next};
   if (weight.type() == PanelType::f32) {
     kernels_.product_f32_f32(task);
   } else if (format == RowFormat::bf16) {
@@ -168,8 +177,9 @@ void CpuBackend::product(const Rows& rows, std::size_t m, const PanelMatrix& wei
   const std::size_t blocks = (m + block_rows - 1) / block_rows;
   const std::size_t out_stride = weight.rows() * sizeof(float);
   const auto unit_work = [&](std::size_t unit, std::uint32_t thread) {
-    const std::size_t panel = unit / blocks;
-    const std::size_t row = unit % blocks * block_rows;
+    // All panels pass over one block of rows, which stays in the second-level cache.
+    const std::size_t panel = unit % weight.panels();
+    const std::size_t row = unit / weight.panels() * block_rows;
     const std::size_t count = std::min(block_rows, m - row);
     const std::size_t column = panel * kPanelColumns;
     float* tile = thread_scratch(thread);
@@ -309,7 +319,7 @@ void CpuBackend::run_experts(const std::byte* x, Dtype x_dtype, std::size_t hidd
   reserve_scratch(kRowsPerUnit * kPanelColumns);
 
   inner_.format = format;
-  inner_.row_bytes = padded(inner_size) * (format == RowFormat::bf16 ? 2 : 4);
+  inner_.row_bytes = row_stride(inner_size, format);
   std::byte* inner = inner_.data.reserve(inner_.row_bytes * inner_rows);
   inner_.pointers.resize(inner_rows);
   for (std::size_t i = 0; i < inner_rows; ++i) inner_.pointers[i] = inner + i * inner_.row_bytes;

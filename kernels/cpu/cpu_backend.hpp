@@ -129,6 +129,6 @@ class CpuBackend final : public Backend {
 };
 
 /// Rows of one unit of a matrix product: the output tile stays in the second-level cache.
-inline constexpr std::size_t kRowsPerUnit = 120;
+inline constexpr std::size_t kRowsPerUnit = 192;
 
 }  // namespace fulgur::kernels::cpu

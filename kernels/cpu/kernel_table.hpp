@@ -9,6 +9,7 @@
 namespace fulgur::kernels::cpu {
 
 inline constexpr std::size_t kPanelColumns = 64;  ///< output features of one weight panel
+inline constexpr std::size_t kLineBytes = 64;     ///< of a cache line
 inline constexpr std::size_t kVector = 16;        ///< lanes of the logical vector on every machine
 inline constexpr std::size_t kBlockTokens = 64;   ///< kLightningBlock and kPageTokens
 inline constexpr std::size_t kSplitTokens = 512;  ///< kSoftmaxSplit
@@ -35,6 +36,7 @@ struct ProductTask {
   std::size_t pairs;
   std::size_t vecs;
   float* out;
+  const std::byte* next_panel;  ///< the panel this thread is likely to need next; any address
 };
 
 /// One head over one segment of a sequence.

@@ -43,7 +43,7 @@ static void probe_read(const float* data, std::size_t count, float* sink) {
 #pragma GCC unroll 4
     for (int s = 0; s < kStreams; ++s) {
       sum[s] = add(sum[s], load(data + i + s * kVector));
-      __builtin_prefetch(reinterpret_cast<const char*>(data + i + s * kVector) + kPrefetchBytes);
+      __builtin_prefetch(reinterpret_cast<const char*>(data + i + s * kVector) + kStreamAhead);
     }
   }
   *sink = sum_lanes(add(add(sum[0], sum[1]), add(sum[2], sum[3])));

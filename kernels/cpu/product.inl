@@ -51,15 +51,17 @@ struct RowsBf16PanelBf16 {
 };
 #endif
 
-/// Bytes ahead of the current panel position that are asked for; pages end the hardware's own
-/// prefetch.
-static constexpr std::size_t kPrefetchBytes = 2048;
+/// Bytes ahead of its position that a lone tile asks for: memory latency times what a core reads;
+/// pages end the hardware's own prefetch.
+static constexpr std::size_t kStreamAhead = 4096;
+static constexpr int kPrefetchLevel = 2;  // the second-level cache
 
-/// One tile: rows a[0..MR), columns [0, 16 NV) of the panel, pairs [begin, end).
-template <class Op, int MR, int NV>
+/// One tile: rows a[0..MR), columns [0, 16 NV) of the panel, pairs [begin, end). Each pair asks for
+/// LINES cache lines from `next` on.
+template <class Op, int MR, int NV, int LINES>
 static inline void product_tile(const typename Op::Row* const* rows, std::size_t begin,
                                 std::size_t end, const typename Op::Panel* panel,
-                                std::size_t columns, float* out) {
+                                std::size_t columns, const std::byte* next, float* out) {
   const typename Op::Row* a[MR];
   Vec sum[MR][NV];
 #pragma GCC unroll 8
@@ -72,14 +74,13 @@ static inline void product_tile(const typename Op::Row* const* rows, std::size_t
   }
   const std::size_t step = columns * Op::kPanelPair;
   panel += begin * step;
-  for (std::size_t k = begin; k < end; ++k, panel += step) {
+  for (std::size_t k = begin; k < end; ++k, panel += step, next += LINES * kLineBytes) {
+#pragma GCC unroll 4
+    for (int i = 0; i < LINES; ++i) __builtin_prefetch(next + i * kLineBytes, 0, kPrefetchLevel);
     if constexpr (Op::kHoldPanel) {
       typename Op::Weights w[NV];
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) {
-        w[v] = Op::weights(panel + v * kVector, columns);
-        __builtin_prefetch(reinterpret_cast<const char*>(panel + v * kVector) + kPrefetchBytes);
-      }
+      for (int v = 0; v < NV; ++v) w[v] = Op::weights(panel + v * kVector, columns);
 #pragma GCC unroll 8
       for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 4
@@ -89,7 +90,6 @@ static inline void product_tile(const typename Op::Row* const* rows, std::size_t
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) {
         const typename Op::Weights w = Op::weights(panel + v * kVector, columns);
-        __builtin_prefetch(reinterpret_cast<const char*>(panel + v * kVector) + kPrefetchBytes);
 #pragma GCC unroll 8
         for (int r = 0; r < MR; ++r) sum[r][v] = Op::step(sum[r][v], a[r] + k * Op::kRowPair, w);
       }
@@ -102,63 +102,74 @@ static inline void product_tile(const typename Op::Row* const* rows, std::size_t
   }
 }
 
-template <class Op, int MR>
+template <class Op, int MR, int LINES>
 static void product_rows(const typename Op::Row* const* rows, std::size_t begin, std::size_t end,
-                         const typename Op::Panel* panel, std::size_t vecs, float* out) {
+                         const typename Op::Panel* panel, std::size_t vecs, const std::byte* next,
+                         float* out) {
   constexpr int kGroup = vectors_for(MR);
   const std::size_t columns = vecs * kVector;
   std::size_t v = 0;
   for (; v + kGroup <= vecs; v += kGroup) {
-    product_tile<Op, MR, kGroup>(rows, begin, end, panel + v * kVector, columns, out + v * kVector);
+    product_tile<Op, MR, kGroup, LINES>(rows, begin, end, panel + v * kVector, columns, next,
+                                        out + v * kVector);
   }
   for (; v < vecs; ++v) {
-    product_tile<Op, MR, 1>(rows, begin, end, panel + v * kVector, columns, out + v * kVector);
+    product_tile<Op, MR, 1, LINES>(rows, begin, end, panel + v * kVector, columns, next,
+                                   out + v * kVector);
   }
 }
 
 /// Pairs of a K block: 64 columns of it take 32 KiB.
 static constexpr std::size_t kBlockPairs = 128;
 
-template <class Op>
-static void product(const ProductTask& task) {
-  using Row = typename Op::Row;
-  const auto* const* rows = reinterpret_cast<const Row* const*>(task.rows);
-  const auto* panel = static_cast<const typename Op::Panel*>(task.panel);
-  const std::size_t tiles = (task.m + kRowsMax - 1) / kRowsMax;
-  const std::size_t block = tiles > 1 ? kBlockPairs / (Op::kPanelPair) : task.pairs;
-  for (std::size_t begin = 0; begin < task.pairs || begin == 0; begin += block) {
+/// All row tiles over all K blocks. The next block is asked for by the first tiles of a block, LINES
+/// of its four lines a pair each, so that memory works while the tiles compute.
+template <class Op, int LINES>
+static void product_blocks(const ProductTask& task, std::size_t tiles) {
+  using Panel = typename Op::Panel;
+  const auto* const* rows = reinterpret_cast<const typename Op::Row* const*>(task.rows);
+  const auto* panel = static_cast<const Panel*>(task.panel);
+  const std::size_t pair_bytes = task.vecs * kVector * Op::kPanelPair * sizeof(Panel);
+  const std::size_t block = tiles > 1 ? kBlockPairs / Op::kPanelPair : task.pairs;
+  for (std::size_t begin = 0; begin < task.pairs; begin += block) {
     const std::size_t end = begin + block < task.pairs ? begin + block : task.pairs;
+    const auto* here = reinterpret_cast<const std::byte*>(panel) + begin * pair_bytes;
+    const auto* after = end < task.pairs ? here + block * pair_bytes : task.next_panel;
     std::size_t row = 0;
     for (std::size_t tile = 0; tile < tiles; ++tile) {
       // Rows are spread evenly over the tiles: 8 rows run as 4 + 4, not 6 + 2.
       const std::size_t count = (task.m - row + tiles - tile - 1) / (tiles - tile);
       float* out = task.out + row * kPanelColumns;
+      const std::byte* next = tiles == 1         ? here + kStreamAhead
+                              : tile * LINES < 4 ? after + tile * LINES * block * kLineBytes
+                                                 : here;
+      const auto run = [&](auto kernel) {
+        kernel(rows + row, begin, end, panel, task.vecs, next, out);
+      };
       switch (count) {
-        case 1:
-          product_rows<Op, 1>(rows + row, begin, end, panel, task.vecs, out);
-          break;
-        case 2:
-          product_rows<Op, 2>(rows + row, begin, end, panel, task.vecs, out);
-          break;
-        case 3:
-          product_rows<Op, 3>(rows + row, begin, end, panel, task.vecs, out);
-          break;
-        case 4:
-          product_rows<Op, 4>(rows + row, begin, end, panel, task.vecs, out);
-          break;
+        case 1: run(product_rows<Op, 1, LINES>); break;
+        case 2: run(product_rows<Op, 2, LINES>); break;
+        case 3: run(product_rows<Op, 3, LINES>); break;
+        case 4: run(product_rows<Op, 4, LINES>); break;
 #if FULGUR_KERNEL_ROWS > 4
-        case 5:
-          product_rows<Op, 5>(rows + row, begin, end, panel, task.vecs, out);
-          break;
-        case 6:
-          product_rows<Op, 6>(rows + row, begin, end, panel, task.vecs, out);
-          break;
+        case 5: run(product_rows<Op, 5, LINES>); break;
+        case 6: run(product_rows<Op, 6, LINES>); break;
 #endif
-        default:
-          break;
+        default: break;
       }
       row += count;
     }
-    if (end == task.pairs) break;
+  }
+}
+
+template <class Op>
+static void product(const ProductTask& task) {
+  const std::size_t tiles = (task.m + kRowsMax - 1) / kRowsMax;
+  if (tiles == 1) {
+    product_blocks<Op, 4>(task, tiles);
+  } else if (tiles < 4) {
+    product_blocks<Op, 2>(task, tiles);
+  } else {
+    product_blocks<Op, 1>(task, tiles);
   }
 }
