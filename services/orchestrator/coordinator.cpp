@@ -54,9 +54,8 @@ void Coordinator::send_placement(const Member& member) {
 void Coordinator::on_heartbeat(transport::LinkId link, const wire::Heartbeat& beat) {
   const auto revived = members_.on_heartbeat(link, beat);
   if (!revived.is_ok()) {
+    // Its registration is on the way, or it is an older process that has been replaced.
     ++counters_.strangers;
-    outbox_.send(link, wire::Ack{beat.incarnation, revived.status().code(),
-                                 revived.status().message(), options_.generation});
     return;
   }
   epochs_.observe_epoch(beat.epoch);

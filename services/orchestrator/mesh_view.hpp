@@ -1,0 +1,44 @@
+// The mesh as the admin API shows it: /v1/mesh JSON, and the gauges and counters of /metrics.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "common/telemetry/metrics.hpp"
+#include "services/orchestrator/coordinator.hpp"
+
+namespace fulgur::orchestrator {
+
+/// What the orchestrator says about itself in /v1/mesh.
+struct SelfDescription {
+  std::string name;
+  std::uint32_t pid = 0;
+  std::string endpoint;
+  std::string admin_endpoint;
+};
+
+/// {"services":[{"kind","name","pid","endpoint","admin","epoch","replicas","load":{…},"state"}],
+///  "epoch","generation","phase","ready","problem"}; lost members are not listed.
+std::string mesh_json(const Coordinator& coordinator, const SelfDescription& self);
+
+/// Exported numbers; update() from the thread that owns the coordinator.
+class MeshMetrics {
+ public:
+  explicit MeshMetrics(telemetry::Metrics& metrics);
+  void update(const Coordinator& coordinator, std::uint64_t malformed_frames);
+
+ private:
+  using Key = std::pair<wire::ServiceKind, MemberState>;
+  std::map<Key, telemetry::Gauge*> members_;
+  telemetry::Gauge& epoch_;
+  telemetry::Gauge& replicas_;
+  telemetry::Gauge& serving_;
+  telemetry::MirroredCounter moves_;
+  telemetry::MirroredCounter losses_;
+  telemetry::MirroredCounter refused_;
+  telemetry::MirroredCounter registrations_;
+  telemetry::MirroredCounter reports_;
+  telemetry::MirroredCounter malformed_;
+};
+
+}  // namespace fulgur::orchestrator

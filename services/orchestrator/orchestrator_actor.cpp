@@ -1,0 +1,74 @@
+#include "services/orchestrator/orchestrator_actor.hpp"
+
+#include "common/base/log.hpp"
+#include "common/wire/codec.hpp"
+
+namespace fulgur::orchestrator {
+namespace {
+
+constexpr Nanoseconds kTick = 100 * kMillisecond;
+struct Tick {};
+
+}  // namespace
+}  // namespace fulgur::orchestrator
+
+FULGUR_LOCAL_MESSAGE(fulgur::orchestrator::Tick)
+
+namespace fulgur::orchestrator {
+
+using actor::Received;
+
+OrchestratorActor::OrchestratorActor(actor::Self& self, OrchestratorDeps deps)
+    : self_(self),
+      deps_(std::move(deps)),
+      coordinator_(deps_.options, deps_.reactor->clock(), static_cast<Outbox&>(*this)) {}
+
+caf::behavior OrchestratorActor::make_behavior() {
+  actor::tell_after(self_, kTick, &self_, Tick{});
+  return {
+      [this](const Received<wire::Register>& message) {
+        coordinator_.on_register(message.link, message.body);
+      },
+      [this](const Received<wire::Heartbeat>& message) {
+        coordinator_.on_heartbeat(message.link, message.body);
+      },
+      [this](const Received<wire::Prepared>& message) { coordinator_.on_prepared(message.body); },
+      [this](const Received<wire::Switched>& message) { coordinator_.on_switched(message.body); },
+      [this](const Received<wire::Report>& message) { coordinator_.on_report(message.body); },
+      [](const actor::LinkUp&) {},  // a member is whoever registers
+      [this](const actor::LinkDown& down) { coordinator_.on_link_down(down.link); },
+      [this](const MeshQuery& query) { query.answer(mesh_json(coordinator_, deps_.self)); },
+      [this](Tick) { on_tick(); },
+  };
+}
+
+void OrchestratorActor::on_tick() {
+  actor::tell_after(self_, kTick, &self_, Tick{});
+  coordinator_.tick();
+  const auto malformed = deps_.reactor->malformed() + deps_.reactor->transport().stats().malformed;
+  if (deps_.metrics != nullptr) deps_.metrics->update(coordinator_, malformed);
+  if (deps_.on_serving) deps_.on_serving(coordinator_.epochs().serving());
+}
+
+void OrchestratorActor::send(transport::LinkId link, wire::Body body) {
+  if (link == 0) return;  // the member is away; it hears the state of things when it registers
+  wire::Message message;
+  message.sender = deps_.self.name;
+  message.body = std::move(body);
+  const Status sent = deps_.reactor->transport().send(link, wire::encode(message));
+  if (!sent.is_ok()) log::warn("not sent link={} why=\"{}\"", link, sent.message());
+}
+
+actor::Handle start_orchestrator(actor::Reactor& reactor, OrchestratorDeps deps) {
+  deps.reactor = &reactor;
+  auto handle = reactor.spawn<OrchestratorActor>(std::move(deps));
+  reactor.subscribe<wire::Register>(handle);
+  reactor.subscribe<wire::Heartbeat>(handle);
+  reactor.subscribe<wire::Prepared>(handle);
+  reactor.subscribe<wire::Switched>(handle);
+  reactor.subscribe<wire::Report>(handle);
+  reactor.subscribe_links(handle);
+  return handle;
+}
+
+}  // namespace fulgur::orchestrator

@@ -1,0 +1,47 @@
+// The orchestrator as an actor: hands what peers say to the Coordinator, ticks it, and sends what it
+// decides. Holds no decisions of its own. A restarted actor starts like a restarted process: from
+// nothing, under a new generation, rebuilt from registrations.
+#pragma once
+
+#include <functional>
+#include <string>
+
+#include "common/actor/reactor.hpp"
+#include "services/orchestrator/mesh_view.hpp"
+
+namespace fulgur::orchestrator {
+
+/// Asks for mesh_json(); `answer` is called on the reactor's thread.
+struct MeshQuery {
+  std::function<void(std::string json)> answer;
+};
+
+struct OrchestratorDeps {
+  actor::Reactor* reactor = nullptr;
+  CoordinatorOptions options;
+  SelfDescription self;
+  MeshMetrics* metrics = nullptr;
+  /// Hears whether the mesh serves, a few times a second.
+  std::function<void(const Status& serving)> on_serving;
+};
+
+class OrchestratorActor final : private Outbox {
+ public:
+  OrchestratorActor(actor::Self& self, OrchestratorDeps deps);
+  caf::behavior make_behavior();
+
+ private:
+  void send(transport::LinkId link, wire::Body body) override;
+  void on_tick();
+
+  actor::Self& self_;
+  OrchestratorDeps deps_;
+  Coordinator coordinator_;
+};
+
+/// Starts the actor, subscribes it to everything members send, and returns it.
+actor::Handle start_orchestrator(actor::Reactor& reactor, OrchestratorDeps deps);
+
+}  // namespace fulgur::orchestrator
+
+FULGUR_LOCAL_MESSAGE(fulgur::orchestrator::MeshQuery)
