@@ -1,0 +1,85 @@
+#include "cli/mesh_plan.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+namespace fulgur::cli {
+namespace {
+
+class Planner {
+ public:
+  Planner(const UpOptions& options, const MeshPaths& paths, const std::vector<int>& cpus)
+      : options_(options), paths_(paths), cpus_(cpus) {}
+
+  ServicePlan orchestrator() const {
+    ServicePlan plan = base("orchestrator", "orchestrator");
+    append(plan, {"--replicas", std::to_string(options_.replicas)});
+    append(plan, {"--expect-experts", std::to_string(options_.experts)});
+    append(plan, {"--expect-attention", std::to_string(options_.attention)});
+    return plan;
+  }
+  ServicePlan expert(std::uint32_t index) const {
+    ServicePlan plan = member("expert", fmt::format("expert-{}", index));
+    append(plan, {"--transport", options_.transport, "--activations", options_.activations});
+    pin(plan, cpu_slice(cpus_, index, options_.experts), 0);
+    return plan;
+  }
+  ServicePlan attention(std::uint32_t index) const {
+    ServicePlan plan = member("attention", fmt::format("attention-{}", index));
+    append(plan, {"--transport", options_.transport, "--activations", options_.activations});
+    pin(plan, cpu_slice(cpus_, index, options_.attention), options_.threads);
+    return plan;
+  }
+  ServicePlan router() const {
+    ServicePlan plan = member("router", "router-0");
+    append(plan, {"--host", options_.host, "--port", std::to_string(options_.port)});
+    return plan;
+  }
+
+ private:
+  static void append(ServicePlan& plan, std::vector<std::string> more) {
+    plan.arguments.insert(plan.arguments.end(), more.begin(), more.end());
+  }
+  ServicePlan base(const std::string& kind, const std::string& name) const {
+    ServicePlan plan{kind, name, "fulgur-" + kind, paths_.socket_prefix + name + ".sock", {}};
+    append(plan, {"--name", name, "--listen", plan.endpoint, "--model", paths_.model, "--log-level",
+                  options_.log_level});
+    return plan;
+  }
+  ServicePlan member(const std::string& kind, const std::string& name) const {
+    ServicePlan plan = base(kind, name);
+    append(plan, {"--orchestrator", paths_.socket_prefix + "orchestrator.sock", "--admin",
+                  "127.0.0.1:0"});
+    return plan;
+  }
+  static void pin(ServicePlan& plan, const std::vector<int>& cpus, std::uint32_t threads) {
+    append(plan, {"--threads", std::to_string(threads > 0 ? threads : cpus.size()), "--cpus",
+                  fmt::format("{}", fmt::join(cpus, ","))});
+  }
+
+  const UpOptions& options_;
+  const MeshPaths& paths_;
+  const std::vector<int>& cpus_;
+};
+
+}  // namespace
+
+std::vector<int> cpu_slice(const std::vector<int>& cpus, std::size_t index, std::size_t count) {
+  if (count >= cpus.size()) return {cpus[index % cpus.size()]};
+  const std::size_t begin = index * cpus.size() / count;
+  const std::size_t end = (index + 1) * cpus.size() / count;
+  return {cpus.begin() + static_cast<std::ptrdiff_t>(begin),
+          cpus.begin() + static_cast<std::ptrdiff_t>(end)};
+}
+
+std::vector<ServicePlan> plan_mesh(const UpOptions& options, const MeshPaths& paths,
+                                   const std::vector<int>& cpus) {
+  const Planner planner(options, paths, cpus);
+  std::vector<ServicePlan> plans{planner.orchestrator()};
+  for (std::uint32_t i = 0; i < options.experts; ++i) plans.push_back(planner.expert(i));
+  for (std::uint32_t i = 0; i < options.attention; ++i) plans.push_back(planner.attention(i));
+  plans.push_back(planner.router());
+  return plans;
+}
+
+}  // namespace fulgur::cli

@@ -1,0 +1,35 @@
+// Which processes make a mesh and with which arguments: a pure function of the user's options.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cli/options.hpp"
+
+namespace fulgur::cli {
+
+struct ServicePlan {
+  std::string kind;     ///< "router", "attention", "expert", "orchestrator"
+  std::string name;
+  std::string program;  ///< file name beside this program
+  std::string endpoint; ///< where it listens for peers; empty for the router
+  std::vector<std::string> arguments;
+};
+
+struct MeshPaths {
+  std::string model;
+  std::string socket_prefix;  ///< "ipc:///run/…/"; NAME.sock is appended
+};
+
+/// Processes in the order to start them; ended in reverse. `cpus` are the processor numbers that may
+/// be used. The orchestrator's admin address is added when it is started, with a port free then.
+///
+/// Attention and expert workers take turns within a layer, so both may use every processor: shards
+/// divide them among themselves, and so do workers.
+std::vector<ServicePlan> plan_mesh(const UpOptions& options, const MeshPaths& paths,
+                                   const std::vector<int>& cpus);
+
+/// Slice `index` of `count` of the processors, at least one each, round robin when there are fewer.
+std::vector<int> cpu_slice(const std::vector<int>& cpus, std::size_t index, std::size_t count);
+
+}  // namespace fulgur::cli

@@ -1,0 +1,167 @@
+#include "cli/options.hpp"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+
+namespace fulgur::cli {
+namespace {
+
+constexpr const char* kFooter =
+    "Examples:\n"
+    "  fulgur up                                  start the bundled model on port 8000\n"
+    "  fulgur up --model DIR --experts 4 --detach serve a checkpoint in the background\n"
+    "  fulgur status                              who runs, where, what it holds\n"
+    "  fulgur chat                                talk to it in this terminal\n"
+    "  fulgur down                                end it\n"
+    "FLAGS of a command: fulgur COMMAND --help";
+
+void add_port(CLI::App& app, std::uint16_t& port) {
+  app.add_option("--port", port, "HTTP port of the mesh")
+      ->check(CLI::Range(1, 65535))
+      ->capture_default_str();
+}
+
+CLI::App* add_up(CLI::App& app, UpOptions& up) {
+  CLI::App* cmd = app.add_subcommand("up", "start a mesh, stream a completion, keep serving");
+  cmd->add_option("--model", up.model, "checkpoint directory (default: the bundled fulgur-tiny)");
+  cmd->add_option("--host", up.host, "address the HTTP API listens on")->capture_default_str();
+  add_port(*cmd, up.port);
+  cmd->add_option("--attention", up.attention, "attention shards")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  cmd->add_option("--experts", up.experts, "expert workers")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+  cmd->add_option("--replicas", up.replicas, "replicas of every expert, on distinct workers")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  cmd->add_option("--activations", up.activations, "type of activations on the wire")
+      ->check(CLI::IsMember({"bf16", "f32"}))
+      ->capture_default_str();
+  cmd->add_option("--transport", up.transport, "payload between processes")
+      ->check(CLI::IsMember({"auto", "shm", "zmq"}))
+      ->capture_default_str();
+  cmd->add_option("--threads", up.threads, "compute threads of an attention shard (0: by machine)")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  cmd->add_option("--log-level", up.log_level, "of every service's log file")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
+      ->capture_default_str();
+  cmd->add_flag("--quiet", up.quiet, "print errors only");
+  cmd->add_flag("--no-demo", up.no_demo, "do not stream a completion first");
+  cmd->add_flag("--detach", up.detach, "return when ready, keep serving in the background");
+  return cmd;
+}
+
+CLI::App* add_chat(CLI::App& app, ChatOptions& chat) {
+  CLI::App* cmd = app.add_subcommand("chat", "talk to a running mesh in this terminal");
+  cmd->add_option("--host", chat.host, "where the mesh serves")->capture_default_str();
+  add_port(*cmd, chat.port);
+  cmd->add_option("--system", chat.system, "system message");
+  cmd->add_option("--temperature", chat.temperature, "0: always the likeliest token")
+      ->check(CLI::Range(0.0, 2.0))
+      ->capture_default_str();
+  cmd->add_option("--max-tokens", chat.max_tokens, "longest answer")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  return cmd;
+}
+
+CLI::App* add_demo(CLI::App& app, DemoOptions& demo) {
+  CLI::App* cmd =
+      app.add_subcommand("demo", "a tour: kill an expert worker mid-stream, compare every token");
+  cmd->add_option("--model", demo.model, "checkpoint directory (default: the bundled fulgur-tiny)");
+  cmd->add_option("--port", demo.port, "HTTP port (0: any free one)")
+      ->check(CLI::Range(0, 65535))
+      ->capture_default_str();
+  cmd->add_option("--experts", demo.experts, "expert workers")
+      ->check(CLI::Range(2, 256))
+      ->capture_default_str();
+  cmd->add_option("--tokens", demo.tokens, "length of the stream")
+      ->check(CLI::Range(8, 100000))
+      ->capture_default_str();
+  return cmd;
+}
+
+CLI::App* add_bench(CLI::App& app, BenchOptions& bench) {
+  CLI::App* cmd = app.add_subcommand("bench", "run a benchmark: transport, engine, serve, kernels, tokenizer");
+  cmd->add_option("BENCH", bench.bench, "which one")
+      ->required()
+      ->check(CLI::IsMember({"transport", "engine", "serve", "kernels", "tokenizer"}));
+  cmd->add_option("ARGUMENTS", bench.arguments, "handed to it as they are");
+  cmd->prefix_command();
+  return cmd;
+}
+
+// CLI11 would consume a benchmark's own flags, its --help included; they are cut off before.
+std::vector<std::string> cut_bench_arguments(std::vector<std::string>& arguments) {
+  if (arguments.size() <= 2 || arguments[0] != "bench" || arguments[1].starts_with('-')) return {};
+  std::vector<std::string> rest(arguments.begin() + 2, arguments.end());
+  arguments.resize(2);
+  return rest;
+}
+
+std::string one_line(std::string text) {
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return text;
+}
+
+}  // namespace
+
+Parsed parse_command_line(std::vector<std::string> arguments) {
+  CLI::App app("Fulgur serves mixture-of-experts language models from a mesh of processes.", "fulgur");
+  app.footer(kFooter);
+  app.set_version_flag("--version", "fulgur " FULGUR_VERSION);
+  app.require_subcommand(0, 1);
+  UpOptions up;
+  DownOptions down;
+  StatusOptions status;
+  ChatOptions chat;
+  DemoOptions demo;
+  CheckOptions check;
+  SynthOptions synth;
+  BenchOptions bench;
+  const CLI::App* up_cmd = add_up(app, up);
+  CLI::App* down_cmd = app.add_subcommand("down", "end a mesh");
+  add_port(*down_cmd, down.port);
+  CLI::App* status_cmd = app.add_subcommand("status", "show the services of a mesh");
+  add_port(*status_cmd, status.port);
+  status_cmd->add_flag("--json", status.json, "machine-readable");
+  const CLI::App* chat_cmd = add_chat(app, chat);
+  const CLI::App* demo_cmd = add_demo(app, demo);
+  CLI::App* check_cmd = app.add_subcommand("check", "say what a checkpoint is and what is wrong with it");
+  check_cmd->add_option("DIR", check.directory, "checkpoint directory")->required();
+  check_cmd->add_flag("--json", check.json, "machine-readable");
+  CLI::App* synth_cmd = app.add_subcommand("synth", "write a seeded random checkpoint");
+  synth_cmd->add_option("--preset", synth.preset, "which shape")->required();
+  synth_cmd->add_option("--out", synth.out, "directory to create")->required();
+  synth_cmd->add_option("--seed", synth.seed, "same seed, same bytes")->capture_default_str();
+  const CLI::App* bench_cmd = add_bench(app, bench);
+
+  if (!arguments.empty() && arguments[0] == "help") arguments[0] = "--help";
+  const auto bench_arguments = cut_bench_arguments(arguments);
+  std::reverse(arguments.begin(), arguments.end());  // CLI11 takes a stack
+  try {
+    app.parse(arguments);
+  } catch (const CLI::CallForHelp&) {
+    return {std::nullopt, 0, app.help()};
+  } catch (const CLI::CallForVersion& version) {
+    return {std::nullopt, 0, std::string(version.what()) + "\n"};
+  } catch (const CLI::ParseError& bad) {
+    return {std::nullopt, 2, "fulgur: " + one_line(bad.what()) + " (see fulgur --help)\n"};
+  }
+  if (up_cmd->parsed()) return {up, 0, {}};
+  if (down_cmd->parsed()) return {down, 0, {}};
+  if (status_cmd->parsed()) return {status, 0, {}};
+  if (chat_cmd->parsed()) return {chat, 0, {}};
+  if (demo_cmd->parsed()) return {demo, 0, {}};
+  if (check_cmd->parsed()) return {check, 0, {}};
+  if (synth_cmd->parsed()) return {synth, 0, {}};
+  if (bench_cmd->parsed()) {
+    bench.arguments = bench_arguments;
+    return {bench, 0, {}};
+  }
+  return {std::nullopt, 0, app.help()};
+}
+
+}  // namespace fulgur::cli

@@ -1,0 +1,78 @@
+// What a user asked for: the command line of `fulgur` as a value. Parsing has no effects.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace fulgur::cli {
+
+inline constexpr std::uint16_t kDefaultPort = 8000;
+
+struct UpOptions {
+  std::string model;  ///< empty: the bundled fulgur-tiny
+  std::string host = "127.0.0.1";
+  std::uint16_t port = kDefaultPort;
+  std::uint32_t attention = 1;
+  std::uint32_t experts = 2;
+  std::uint32_t replicas = 2;
+  std::string activations = "bf16";
+  std::string transport = "auto";
+  std::uint32_t threads = 0;  ///< of an attention shard; 0: chosen from the machine
+  std::string log_level = "info";
+  bool quiet = false;
+  bool no_demo = false;
+  bool detach = false;
+};
+
+struct DownOptions {
+  std::uint16_t port = kDefaultPort;
+};
+struct StatusOptions {
+  std::uint16_t port = kDefaultPort;
+  bool json = false;
+};
+struct ChatOptions {
+  std::string host = "127.0.0.1";
+  std::uint16_t port = kDefaultPort;
+  std::string system;
+  double temperature = 0.8;
+  std::uint32_t max_tokens = 256;
+};
+struct DemoOptions {
+  std::string model;
+  std::uint16_t port = 0;  ///< 0: any free one
+  std::uint32_t experts = 3;
+  std::uint32_t tokens = 160;
+};
+struct CheckOptions {
+  std::string directory;
+  bool json = false;
+};
+struct SynthOptions {
+  std::string preset;
+  std::string out;
+  std::uint64_t seed = 0;
+};
+struct BenchOptions {
+  std::string bench;
+  std::vector<std::string> arguments;  ///< handed on as they are
+};
+
+using Command = std::variant<UpOptions, DownOptions, StatusOptions, ChatOptions, DemoOptions,
+                             CheckOptions, SynthOptions, BenchOptions>;
+
+/// A command to run, or text and exit code when there is nothing (left) to run: help (0, stdout) or
+/// one line about a bad flag (2, stderr).
+struct Parsed {
+  std::optional<Command> command;
+  int exit_code = 0;
+  std::string text;
+};
+
+/// `arguments` without the program's name.
+Parsed parse_command_line(std::vector<std::string> arguments);
+
+}  // namespace fulgur::cli

@@ -1,0 +1,157 @@
+#include "cli/supervision.hpp"
+
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "common/base/log.hpp"
+
+namespace fulgur::cli {
+
+Supervision::Supervision(std::string programs, const RunDir& dir, MeshRecord record,
+                         std::vector<ServicePlan> plans, const Clock& clock)
+    : programs_(std::move(programs)), dir_(dir), record_(std::move(record)), clock_(clock) {
+  for (auto& plan : plans) {
+    record_.services.push_back({plan.kind, plan.name, 0, plan.endpoint, dir_.log_path(plan.name)});
+    services_.push_back({std::move(plan), 0, 0, 0, {}});
+  }
+}
+
+Supervision::~Supervision() {
+  for (const Service& service : services_) {
+    if (service.pid == 0) continue;
+    kill(service.pid, SIGKILL);
+    waitpid(service.pid, nullptr, 0);
+  }
+}
+
+Status Supervision::start_all() {
+  for (Service& service : services_) FULGUR_RETURN_IF_ERROR(start(service));
+  return Status::ok();
+}
+
+Status Supervision::start(Service& service) {
+  std::vector<std::string> arguments = service.plan.arguments;
+  if (service.plan.kind == "orchestrator") {
+    record_.orchestrator_admin = "127.0.0.1:" + std::to_string(free_port());
+    arguments.insert(arguments.end(), {"--admin", record_.orchestrator_admin});
+  }
+  FULGUR_ASSIGN_OR_RETURN(service.pid, spawn(programs_ + "/" + service.plan.program, arguments,
+                                             dir_.log_path(service.plan.name)));
+  service.started_at = clock_.now();
+  for (auto& recorded : record_.services)
+    if (recorded.name == service.plan.name) recorded.pid = service.pid;
+  return dir_.write(record_);
+}
+
+Status Supervision::on_exit(Service& service, int wait_status) {
+  const std::string log = dir_.log_path(service.plan.name);
+  if (!ready_ && WIFEXITED(wait_status)) {
+    const std::string words = last_line(log);
+    return error(Code::failed_precondition, "{} {}{}{} (log: {})", service.plan.name,
+                 describe_exit(wait_status), words.empty() ? "" : ": ", words, log);
+  }
+  const Nanoseconds delay = service.backoff.next(clock_.now() - service.started_at);
+  service.restart_at = clock_.now() + delay;
+  log::warn("{} {}, starting again in {} ms (log: {})", service.plan.name,
+            describe_exit(wait_status), delay / kMillisecond, log);
+  return Status::ok();
+}
+
+Status Supervision::poll() {
+  for (Service& service : services_) {
+    int wait_status = 0;
+    if (service.pid != 0 && waitpid(service.pid, &wait_status, WNOHANG) == service.pid) {
+      service.pid = 0;
+      FULGUR_RETURN_IF_ERROR(on_exit(service, wait_status));
+    }
+    if (service.pid == 0 && clock_.now() >= service.restart_at)
+      FULGUR_RETURN_IF_ERROR(start(service));
+  }
+  return Status::ok();
+}
+
+void Supervision::reap() {
+  for (Service& service : services_)
+    if (service.pid != 0 && waitpid(service.pid, nullptr, WNOHANG) == service.pid) service.pid = 0;
+}
+
+bool Supervision::all_gone() const {
+  return std::all_of(services_.begin(), services_.end(), [](auto& it) { return it.pid == 0; });
+}
+
+// The router drains while the rest still serves it; then the rest has nothing left to do.
+void Supervision::shut_down(Nanoseconds deadline) {
+  const Nanoseconds end = clock_.now() + deadline;
+  const auto wait_while = [&](const auto& busy) {
+    for (reap(); busy() && clock_.now() < end; reap()) usleep(10'000);
+  };
+  const auto stop = [&](bool routers) {
+    for (Service& service : services_)
+      if (service.pid != 0 && (service.plan.kind == "router") == routers) kill(service.pid, SIGTERM);
+  };
+  stop(true);
+  wait_while([&] {
+    return std::any_of(services_.begin(), services_.end(),
+                       [](auto& it) { return it.plan.kind == "router" && it.pid != 0; });
+  });
+  stop(false);
+  wait_while([&] { return !all_gone(); });
+  for (const Service& service : services_)
+    if (service.pid != 0) kill(service.pid, SIGKILL);
+}
+
+namespace {
+
+class Socket {
+ public:
+  explicit Socket(int family) : fd_(socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0)) {}
+  ~Socket() { close(fd_); }
+  Socket(const Socket&) = delete;
+  Socket& operator=(const Socket&) = delete;
+  int fd() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+}  // namespace
+
+std::uint16_t free_port() {
+  const Socket probe(AF_INET);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  bind(probe.fd(), reinterpret_cast<sockaddr*>(&address), size);
+  getsockname(probe.fd(), reinterpret_cast<sockaddr*>(&address), &size);
+  return ntohs(address.sin_port);
+}
+
+Status check_port(const std::string& host, std::uint16_t port) {
+  addrinfo hints{};
+  hints.ai_flags = AI_PASSIVE;
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const int failure = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
+  if (failure != 0) return error(Code::invalid_argument, "--host {}: {}", host, gai_strerror(failure));
+  const Socket probe(found->ai_family);
+  const int yes = 1;
+  setsockopt(probe.fd(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
+  const int bound = bind(probe.fd(), found->ai_addr, found->ai_addrlen);
+  const int reason = errno;
+  freeaddrinfo(found);
+  if (bound == 0 && listen(probe.fd(), 1) == 0) return Status::ok();
+  if (reason == EADDRINUSE)
+    return error(Code::unavailable, "port {} is in use by another program; choose one with --port", port);
+  return error(Code::unavailable, "cannot listen on {}:{}: {}", host, port, std::strerror(reason));
+}
+
+}  // namespace fulgur::cli

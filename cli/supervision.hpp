@@ -1,0 +1,61 @@
+// Keeps the processes of one mesh running: starts them, starts the dead again with back-off, writes
+// who runs to mesh.json, and ends all in order. One thread owns it and outlives the children.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/child.hpp"
+#include "cli/mesh_plan.hpp"
+#include "cli/run_dir.hpp"
+
+namespace fulgur::cli {
+
+class Supervision {
+ public:
+  /// `programs` is the folder of the service programs; the rest outlives this object.
+  Supervision(std::string programs, const RunDir& dir, MeshRecord record,
+              std::vector<ServicePlan> plans, const Clock& clock);
+  ~Supervision();  ///< kills what still runs
+  Supervision(const Supervision&) = delete;
+  Supervision& operator=(const Supervision&) = delete;
+
+  Status start_all();
+
+  /// Reaps the dead and starts what is due. Before the mesh was ready, a service that exits by
+  /// itself is a failure with the service's own last words; after, it is started again.
+  Status poll();
+  void mesh_is_ready() { ready_ = true; }
+
+  /// SIGTERM in reverse order of starting, router first; SIGKILL to whoever is left at `deadline`.
+  void shut_down(Nanoseconds deadline);
+
+ private:
+  struct Service {
+    ServicePlan plan;
+    pid_t pid = 0;  ///< 0: not running
+    Nanoseconds started_at = 0;
+    Nanoseconds restart_at = 0;
+    Backoff backoff;
+  };
+
+  Status start(Service& service);
+  Status on_exit(Service& service, int wait_status);
+  void reap();
+  bool all_gone() const;
+
+  std::string programs_;
+  const RunDir& dir_;
+  MeshRecord record_;
+  std::vector<Service> services_;
+  const Clock& clock_;
+  bool ready_ = false;
+};
+
+/// A TCP port of 127.0.0.1 that nobody listens on now.
+std::uint16_t free_port();
+/// unavailable when host:port cannot be listened on, saying why.
+Status check_port(const std::string& host, std::uint16_t port);
+
+}  // namespace fulgur::cli

@@ -1,0 +1,137 @@
+// fulgur up: claims the run directory, starts and supervises the services until told to stop.
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "cli/commands.hpp"
+#include "cli/greeting.hpp"
+#include "cli/supervision.hpp"
+#include "common/base/log.hpp"
+#include "common/model/checkpoint.hpp"
+
+namespace fulgur::cli {
+namespace {
+
+constexpr Nanoseconds kShutdownDeadline = 20 * kSecond;
+
+std::vector<int> usable_cpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  std::vector<int> cpus;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0)
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
+      if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
+  return cpus.empty() ? std::vector<int>{0} : cpus;
+}
+
+std::string describe_model(const std::string& directory, const model::ModelConfig& config) {
+  return fmt::format("{}: {:.1f} M parameters, {} layers ({} lightning, {} softmax), {} experts top-{}",
+                     directory, static_cast<double>(config.total_params()) / 1e6, config.layers,
+                     config.layers_of(model::AttentionKind::lightning),
+                     config.layers_of(model::AttentionKind::softmax), config.experts,
+                     config.experts_per_token);
+}
+
+/// Tells the process that waits for a detached mesh how it went, then lets go of the terminal.
+class DetachSignal {
+ public:
+  explicit DetachSignal(int pipe) : pipe_(pipe) {}
+  void ready(const std::string& log) {
+    if (pipe_ < 0) return;
+    const int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    const int file = open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    dup2(null, STDIN_FILENO);
+    dup2(file, STDOUT_FILENO);
+    dup2(file, STDERR_FILENO);
+    if (write(pipe_, "r", 1) != 1) log::debug("nobody waits for the mesh any more");
+    close(pipe_);
+    pipe_ = -1;
+  }
+
+ private:
+  int pipe_;
+};
+
+/// Waits a little for a signal that ends the mesh; true when one came.
+bool stop_requested(const sigset_t& signals) {
+  const timespec period{0, 100'000'000};
+  const int signal = sigtimedwait(&signals, nullptr, &period);
+  return signal == SIGTERM || signal == SIGINT || signal == SIGHUP;
+}
+
+Status serve(const UpOptions& options, const std::string& model, const RunDir& dir,
+             DetachSignal detach) {
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGCHLD}) sigaddset(&signals, signal);
+  sigprocmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+
+  const RealClock clock;
+  MeshRecord record{options.port, options.host, model, getpid(), {}, {}};
+  Supervision mesh(program_directory(), dir, record,
+                   plan_mesh(options, {model, dir.socket_endpoint("")}, usable_cpus()), clock);
+  Greeting greeting(options, model, dir);
+  Status status = mesh.start_all();
+  if (status.is_ok()) greeting.start();
+  while (status.is_ok() && !stop_requested(signals)) {
+    status = mesh.poll();
+    if (greeting.ready()) mesh.mesh_is_ready();
+    if (greeting.done()) detach.ready(dir.log_path("fulgur"));
+  }
+  greeting.stop();
+  mesh.shut_down(kShutdownDeadline);
+  if (status.is_ok()) dir.remove();  // after a failure its logs are worth reading
+  return status;
+}
+
+int start_mesh(const UpOptions& options, const std::string& model, int detach_pipe) {
+  if (Status free = check_port(options.host, options.port); !free.is_ok()) {
+    // Perhaps one of ours: then the claim below says it better.
+    if (!RunDir::of(options.port).in_use()) return fail(free);
+  }
+  auto dir = RunDir::claim(options.port);
+  if (!dir.is_ok()) return fail(dir.status());
+  const Status ended = serve(options, model, *dir, DetachSignal(detach_pipe));
+  return ended.is_ok() ? 0 : fail(ended);
+}
+
+int start_detached(const UpOptions& options, const std::string& model) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return fail(Status(Code::unavailable, "cannot make a pipe"));
+  const pid_t child = fork();
+  if (child < 0) return fail(Status(Code::unavailable, "cannot fork"));
+  if (child == 0) {
+    close(ends[0]);
+    setsid();
+    _exit(start_mesh(options, model, ends[1]));
+  }
+  close(ends[1]);
+  char answer = 0;
+  const bool ready = read(ends[0], &answer, 1) == 1;
+  close(ends[0]);
+  return ready ? 0 : 1;
+}
+
+}  // namespace
+
+int run(const UpOptions& options) {
+  log::init("fulgur", options.quiet ? log::Level::error : log::Level::warn);
+  auto model = model_directory(options.model);
+  if (!model.is_ok()) return fail(model.status());
+  auto checkpoint = model::Checkpoint::open(*model);
+  if (!checkpoint.is_ok()) return fail(checkpoint.status());
+  if (!options.quiet) {
+    std::printf("%s\n", describe_model(*model, (*checkpoint)->config()).c_str());
+    std::printf("%u attention shard(s), %u expert worker(s), activations %s\n", options.attention,
+                options.experts, options.activations.c_str());
+    std::fflush(stdout);
+  }
+  checkpoint->reset();
+  return options.detach ? start_detached(options, *model) : start_mesh(options, *model, -1);
+}
+
+}  // namespace fulgur::cli
