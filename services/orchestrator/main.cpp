@@ -30,9 +30,10 @@ Status run(const Options& options, const sigset_t& stop_signals) {
   telemetry::Metrics metrics("orchestrator", options.name);
   MeshMetrics mesh_metrics(metrics);
   ReadinessBoard board;
+  actor::Reactor reactor(*transport, clock);
+  // After the reactor: its routes hold actors, which must not outlive the actor system.
   FULGUR_ASSIGN_OR_RETURN(auto admin, telemetry::open_admin(options.admin, metrics,
                                                             [&board] { return board.read(); }));
-  actor::Reactor reactor(*transport, clock);
   OrchestratorDeps deps;
   deps.options = settings;
   deps.self = {options.name, static_cast<std::uint32_t>(getpid()), transport->endpoint(),
@@ -57,7 +58,11 @@ Status run(const Options& options, const sigset_t& stop_signals) {
   log::info("serving endpoint={} admin={} layers={} experts={} replicas={}", transport->endpoint(),
             admin->endpoint(), settings.epochs.shape.layers, settings.epochs.shape.experts, options.replicas);
 
-  std::thread signals([&] { int signal = 0; sigwait(&stop_signals, &signal); reactor.stop(); });
+  std::thread signals([&] {
+    int signal = 0;
+    sigwait(&stop_signals, &signal);
+    reactor.stop();
+  });
   reactor.run();
   kill(getpid(), SIGTERM);  // when the reactor stopped by itself, the signal thread still waits
   signals.join();
