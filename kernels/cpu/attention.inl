@@ -7,73 +7,90 @@
 // tile; the few a later row sees besides are added row by row, in order. Nothing beyond a row's own
 // position is ever read into it.
 
-template <class T, int MR, int NV>
+/// Memory to ask for while a product runs: LINES cache lines from `next` on for each k.
+static constexpr int kNoLines = 0;
+static constexpr int kBlockLines = 2;  // keys or values of the next page, spread over this one's
+static constexpr int kStateLines = 8;  // a lightning state, as fast as it is read
+static constexpr std::size_t kStateAhead = 4096;
+
+template <class T, int LINES, int MR, int NV>
 static inline void accumulate_tile(const float* a, std::size_t lda, std::size_t count, const T* b,
                                    std::size_t vector_stride, std::size_t k_stride, bool first,
-                                   float* c, std::size_t ldc) {
+                                   float* c, std::size_t ldc, const std::byte* next) {
   Vec sum[MR][NV];
 #pragma GCC unroll 8
   for (int r = 0; r < MR; ++r) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) sum[r][v] = first ? zero() : load(c + r * ldc + v * kVector);
   }
-  for (std::size_t k = 0; k < count; ++k, b += k_stride) {
+  for (std::size_t k = 0; k < count; ++k, b += k_stride, next += LINES * kLineBytes) {
+#pragma GCC unroll 8
+    for (int i = 0; i < LINES; ++i) __builtin_prefetch(next + i * kLineBytes);
     Vec w[NV];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) w[v] = load(b + v * vector_stride);
 #pragma GCC unroll 8
     for (int r = 0; r < MR; ++r) {
       const Vec x = set1(a[r * lda + k]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int v = 0; v < NV; ++v) sum[r][v] = fma(x, w[v], sum[r][v]);
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < MR; ++r) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) store(c + r * ldc + v * kVector, sum[r][v]);
   }
 }
 
-template <class T, int MR>
+template <class T, int LINES, int MR>
 static void accumulate_rows(const float* a, std::size_t lda, std::size_t count, const T* b,
                             std::size_t vector_stride, std::size_t k_stride, std::size_t vecs,
-                            bool first, float* c, std::size_t ldc) {
-  constexpr int kGroup = vectors_for(MR);
+                            bool first, float* c, std::size_t ldc, const std::byte* next) {
+  constexpr int kGroup = wide_vectors_for(MR);
   std::size_t v = 0;
   for (; v + kGroup <= vecs; v += kGroup) {
-    accumulate_tile<T, MR, kGroup>(a, lda, count, b + v * vector_stride, vector_stride, k_stride,
-                                   first, c + v * kVector, ldc);
+    accumulate_tile<T, LINES, MR, kGroup>(a, lda, count, b + v * vector_stride, vector_stride,
+                                          k_stride, first, c + v * kVector, ldc, next);
+    next += LINES * kLineBytes * count;
+  }
+  if constexpr (kGroup > 4) {
+    for (; v + 4 <= vecs; v += 4) {
+      accumulate_tile<T, LINES, MR, 4>(a, lda, count, b + v * vector_stride, vector_stride,
+                                       k_stride, first, c + v * kVector, ldc, next);
+      next += LINES * kLineBytes * count;
+    }
   }
   for (; v < vecs; ++v) {
-    accumulate_tile<T, MR, 1>(a, lda, count, b + v * vector_stride, vector_stride, k_stride, first,
-                              c + v * kVector, ldc);
+    accumulate_tile<T, kNoLines, MR, 1>(a, lda, count, b + v * vector_stride, vector_stride,
+                                        k_stride, first, c + v * kVector, ldc, next);
   }
 }
 
 /// c [rows, 16 vecs] (+)= a [rows, count] · b for 1 <= rows <= kRowsMax. Element (k, 16 v + lane)
 /// of b is at v * vector_stride + k * k_stride + lane.
-template <class T>
+template <class T, int LINES = kNoLines>
 static void accumulate(std::size_t rows, const float* a, std::size_t lda, std::size_t count,
                        const T* b, std::size_t vector_stride, std::size_t k_stride,
-                       std::size_t vecs, bool first, float* c, std::size_t ldc) {
+                       std::size_t vecs, bool first, float* c, std::size_t ldc,
+                       const std::byte* next = nullptr) {
   const auto call = [&](auto kernel) {
-    kernel(a, lda, count, b, vector_stride, k_stride, vecs, first, c, ldc);
+    kernel(a, lda, count, b, vector_stride, k_stride, vecs, first, c, ldc, next);
   };
   switch (rows) {
     case 1:
-      return call(accumulate_rows<T, 1>);
+      return call(accumulate_rows<T, LINES, 1>);
     case 2:
-      return call(accumulate_rows<T, 2>);
+      return call(accumulate_rows<T, LINES, 2>);
     case 3:
-      return call(accumulate_rows<T, 3>);
+      return call(accumulate_rows<T, LINES, 3>);
     case 4:
-      return call(accumulate_rows<T, 4>);
+      return call(accumulate_rows<T, LINES, 4>);
 #if FULGUR_KERNEL_ROWS > 4
     case 5:
-      return call(accumulate_rows<T, 5>);
+      return call(accumulate_rows<T, LINES, 5>);
     case 6:
-      return call(accumulate_rows<T, 6>);
+      return call(accumulate_rows<T, LINES, 6>);
 #endif
     default:
       return;
@@ -94,12 +111,13 @@ static inline void for_tiles(std::size_t rows, F f) {
 
 /// c [rows, padded] += weights · values where row r sees seen(r) tokens, never fewer than row r
 /// - 1.
-template <class T, class Seen>
+template <class T, int LINES, class Seen>
 static inline void add_values(std::size_t rows, const float* weights, std::size_t ldw,
-                              const T* values, std::size_t pad, Seen seen, bool first, float* c) {
+                              const T* values, std::size_t pad, Seen seen, bool first, float* c,
+                              const std::byte* next) {
   const std::size_t vecs = pad / kVector;
   const std::size_t common = seen(0);
-  accumulate<T>(rows, weights, ldw, common, values, kVector, pad, vecs, first, c, pad);
+  accumulate<T, LINES>(rows, weights, ldw, common, values, kVector, pad, vecs, first, c, pad, next);
   for (std::size_t r = 1; r < rows; ++r) {
     if (seen(r) == common) continue;
     accumulate<T>(1, weights + r * ldw + common, ldw, seen(r) - common, values + common * pad,
@@ -135,6 +153,8 @@ struct LightningHead {
   T* values;     // [64][padded dim]
 };
 
+static constexpr std::size_t kTokensAhead = 4;
+
 /// SiLU of the tokens' q into scratch and of k, v into the open block.
 template <class T>
 static void lightning_load(const LightningTask& t, const LightningHead<T>& head, const float* qkv,
@@ -145,6 +165,11 @@ static void lightning_load(const LightningTask& t, const LightningHead<T>& head,
   for (std::size_t r = 0; r < rows; ++r, qkv += t.qkv_stride) {
     for (std::size_t d = 0; d < t.dim; d += kVector) {
       const std::size_t n = lanes_left(t.dim, d);
+      // Tokens lie far apart, each on a page of its own, which hardware does not foresee.
+      const float* later = qkv + kTokensAhead * t.qkv_stride + d;
+      __builtin_prefetch(later);
+      __builtin_prefetch(later + t.dim);
+      __builtin_prefetch(later + 2 * t.dim);
       store(q + r * pad + d, silu_vec(load_n(qkv + d, n)));
       store(key + d, silu_vec(load_n(qkv + t.dim + d, n)));
       store(value + d, silu_vec(load_n(qkv + 2 * t.dim + d, n)));
@@ -182,7 +207,14 @@ static void lightning_block(const LightningTask& t, const LightningHead<T>& head
   for_tiles(rows, [&](std::size_t row, std::size_t count) {
     const float* a = q + row * pad;
     float* c = o + row * pad;
-    accumulate<float>(count, a, pad, t.dim, head.state, kVector, pad, pad / kVector, true, c, pad);
+    if (rows == 1) {
+      const auto* ahead = reinterpret_cast<const std::byte*>(head.state) + kStateAhead;
+      accumulate<float, kStateLines>(1, a, pad, t.dim, head.state, kVector, pad, pad / kVector,
+                                     true, c, pad, ahead);
+    } else {
+      accumulate<float>(count, a, pad, t.dim, head.state, kVector, pad, pad / kVector, true, c,
+                        pad);
+    }
     const std::size_t tokens = first + row + count;
     const std::size_t vecs = (tokens + kVector - 1) / kVector;
     accumulate<T>(count, a, pad, t.dim, head.keys, t.dim * kVector, kVector, vecs, true, weights,
@@ -196,7 +228,8 @@ static void lightning_block(const LightningTask& t, const LightningHead<T>& head
       }
     }
     const auto seen = [&](std::size_t r) { return first + row + r + 1; };
-    add_values<T>(count, weights, kBlockTokens, head.values, pad, seen, false, c);
+    add_values<T, kNoLines>(count, weights, kBlockTokens, head.values, pad, seen, false, c,
+                            nullptr);
     for (std::size_t r = 0; r < count; ++r) {
       for (std::size_t d = 0; d < t.dim; d += kVector) {
         store_n(out + (row + r) * t.out_stride + d, load(c + r * pad + d), lanes_left(t.dim, d));
@@ -288,24 +321,35 @@ static void softmax_split(const SoftmaxTask& t) {
     return n <= begin ? 0 : n - begin < kBlockTokens ? n - begin : kBlockTokens;
   };
   const std::size_t pages = (seen(t.rows - 1) + kBlockTokens - 1) / kBlockTokens;
+  const auto keys_of = [&](std::size_t p) { return reinterpret_cast<const T*>(t.pages[p]); };
+  const auto values_of = [&](std::size_t p) { return keys_of(p) + kBlockTokens * t.dim; };
   for (std::size_t p = 0; p < pages; ++p) {
-    const T* keys = reinterpret_cast<const T*>(t.pages[p]);
+    const auto* next =
+        reinterpret_cast<const std::byte*>(p + 1 < pages ? keys_of(p + 1) : values_of(0));
     for_tiles(t.rows, [&](std::size_t row, std::size_t count) {
       const std::size_t tokens = page_tokens(seen(row + count - 1), p);
       const std::size_t vecs = (tokens + kVector - 1) / kVector;
-      accumulate<T>(count, t.q + row * pad, pad, t.dim, keys, t.dim * kVector, kVector, vecs, true,
-                    t.scores + row * kSplitTokens + p * kBlockTokens, kSplitTokens);
+      const auto kernel = row == 0 ? accumulate<T, kBlockLines> : accumulate<T, kNoLines>;
+      kernel(count, t.q + row * pad, pad, t.dim, keys_of(p), t.dim * kVector, kVector, vecs, true,
+             t.scores + row * kSplitTokens + p * kBlockTokens, kSplitTokens, next);
     });
   }
   for (std::size_t r = 0; r < t.rows; ++r) {
     softmax_row(t.scores + r * kSplitTokens, seen(r), t.max + r, t.sum + r);
   }
   for (std::size_t p = 0; p < pages; ++p) {
-    const T* values = reinterpret_cast<const T*>(t.pages[p]) + kBlockTokens * t.dim;
+    const auto* next = reinterpret_cast<const std::byte*>(values_of(p + 1 < pages ? p + 1 : p));
     for_tiles(t.rows, [&](std::size_t row, std::size_t count) {
       const auto tokens = [&](std::size_t r) { return page_tokens(seen(row + r), p); };
-      add_values<T>(count, t.scores + row * kSplitTokens + p * kBlockTokens, kSplitTokens, values,
-                    pad, tokens, p == 0, t.out + row * pad);
+      const float* weights = t.scores + row * kSplitTokens + p * kBlockTokens;
+      float* out = t.out + row * pad;
+      if (row == 0) {
+        add_values<T, kBlockLines>(count, weights, kSplitTokens, values_of(p), pad, tokens, p == 0,
+                                   out, next);
+      } else {
+        add_values<T, kNoLines>(count, weights, kSplitTokens, values_of(p), pad, tokens, p == 0,
+                                out, next);
+      }
     });
   }
 }

@@ -7,6 +7,7 @@ struct Vec {
 
 static constexpr int kRowsMax = 4;  // at most 8 accumulators of 16 registers
 static constexpr int vectors_for(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+static constexpr int wide_vectors_for(int rows) { return vectors_for(rows); }
 
 static inline Vec zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 static inline Vec set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }

@@ -7,6 +7,7 @@ struct Vec {
 
 static constexpr int kRowsMax = 6;  // 24 accumulators of 32 registers
 static constexpr int vectors_for(int) { return 4; }
+static constexpr int wide_vectors_for(int rows) { return rows <= 2 ? 8 : 4; }
 
 static inline __mmask16 lanes_below(std::size_t n) {
   return n >= 16 ? __mmask16(0xffff) : static_cast<__mmask16>((1U << n) - 1U);
