@@ -1,0 +1,28 @@
+// Bodies of /v1/completions and /v1/chat/completions as values, every field checked. Unknown fields
+// are ignored, as OpenAI does; an unsupported value of a known one is an error naming it.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "services/router/api_error.hpp"
+#include "services/router/field_reader.hpp"
+#include "services/router/generation_request.hpp"
+
+namespace fulgur::router {
+
+/// What the checks and defaults depend on.
+struct RequestLimits {
+  std::uint32_t vocab = 0;
+  std::uint64_t context_max = 0;    ///< tokens of prompt and answer
+  std::uint32_t choices_max = 128;  ///< prompts x n
+  wire::SamplingParams defaults;    ///< from generation_config.json
+};
+
+ApiResult<GenerationRequest> parse_completion(const Json& body, const RequestLimits& limits);
+ApiResult<GenerationRequest> parse_chat(const Json& body, const RequestLimits& limits);
+
+/// Checks a chat's messages and joins content parts, so that every content is a string or null.
+ApiResult<Json> normalize_messages(const Json& messages);
+
+}  // namespace fulgur::router
