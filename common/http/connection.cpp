@@ -59,6 +59,14 @@ Request to_request(beast::http::request<beast::http::string_body> message, std::
   return request;
 }
 
+void run_handler(const Handler& handler, Request request, Responder responder) {
+  try {
+    handler(std::move(request), std::move(responder));
+  } catch (const std::exception& failure) {
+    log::error("http handler failed why=\"{}\"", failure.what());  // the responder answers 500
+  }
+}
+
 }  // namespace
 
 ErrorBody Core::error_body(int status, std::string_view message) const {
@@ -161,14 +169,17 @@ std::shared_ptr<Exchange> Connection::dispatch(Parser& parser) {
     return exchange;
   }
   const Routes::Match match = core_->routes.find(request.method, request.path);
-  if (match.handler == nullptr) {
+  if (match.route == nullptr) {
     answer_unrouted(*exchange, request.method, match);
     return exchange;
   }
-  try {
-    (*match.handler)(std::move(request), Responder(exchange));
-  } catch (const std::exception& failure) {
-    log::error("http handler failed why=\"{}\"", failure.what());  // the responder answered 500
+  if (match.route->run_on == RunOn::server) {
+    run_handler(match.route->handler, std::move(request), Responder(exchange));
+  } else {
+    asio::post(core_->workers, [&handler = match.route->handler, request = std::move(request),
+                                responder = Responder(exchange)]() mutable {
+      run_handler(handler, std::move(request), std::move(responder));
+    });
   }
   return exchange;
 }

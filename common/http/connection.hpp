@@ -2,6 +2,7 @@
 // and listens for the client's departure meanwhile. Lives on the server's thread only.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <optional>
@@ -11,6 +12,7 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
+#include <boost/asio/thread_pool.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http/parser.hpp>
@@ -27,13 +29,15 @@ class Connection;
 struct Core {
   explicit Core(ServerOptions server_options)
       : options(std::make_shared<const ServerOptions>(std::move(server_options))),
-        draining(std::make_shared<std::atomic<bool>>(false)) {}
+        draining(std::make_shared<std::atomic<bool>>(false)),
+        workers(std::max<std::size_t>(options->worker_threads, 1)) {}
 
   ErrorBody error_body(int status, std::string_view message) const;
 
   boost::asio::io_context io{1};
   std::shared_ptr<const ServerOptions> options;
   std::shared_ptr<std::atomic<bool>> draining;
+  boost::asio::thread_pool workers;
   Routes routes;
   std::set<Connection*> connections;
   std::atomic<std::size_t> connections_open{0};

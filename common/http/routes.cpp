@@ -4,11 +4,11 @@
 
 namespace fulgur::http {
 
-void Routes::add(std::string_view method, std::string_view path, Handler handler) {
+void Routes::add(std::string_view method, std::string_view path, Route route) {
   const bool is_prefix = path.ends_with('*');
   if (is_prefix) path.remove_suffix(1);
   auto& table = is_prefix ? prefix_ : exact_;
-  table[std::string(path)][std::string(method)] = std::move(handler);
+  table[std::string(path)][std::string(method)] = std::move(route);
 }
 
 const Routes::Methods* Routes::methods_of(std::string_view path) const {
@@ -28,13 +28,13 @@ Routes::Match Routes::find(std::string_view method, std::string_view path) const
   Match match;
   const Methods* methods = methods_of(path);
   if (methods == nullptr) return match;
-  for (const auto& [name, handler] : *methods) {
+  for (const auto& [name, route] : *methods) {
     match.allow += name + ", ";
     if (name == "GET") match.allow += "HEAD, ";
   }
   match.allow += "OPTIONS";
   const auto found = methods->find(method == "HEAD" ? std::string_view("GET") : method);
-  if (found != methods->end()) match.handler = &found->second;
+  if (found != methods->end()) match.route = &found->second;
   return match;
 }
 

@@ -12,16 +12,21 @@ namespace fulgur::http {
 
 class Routes {
  public:
-  void add(std::string_view method, std::string_view path, Handler handler);
+  struct Route {
+    Handler handler;
+    RunOn run_on = RunOn::server;
+  };
+
+  void add(std::string_view method, std::string_view path, Route route);
 
   struct Match {
-    const Handler* handler = nullptr;  ///< null: 404 when `allow` is empty, else 405 (or OPTIONS)
+    const Route* route = nullptr;    ///< null: 404 when `allow` is empty, else 405 (or OPTIONS)
     std::string allow;                 ///< "GET, HEAD, OPTIONS" for a known path
   };
   Match find(std::string_view method, std::string_view path) const;
 
  private:
-  using Methods = std::map<std::string, Handler, std::less<>>;
+  using Methods = std::map<std::string, Route, std::less<>>;
   const Methods* methods_of(std::string_view path) const;
 
   std::map<std::string, Methods, std::less<>> exact_;

@@ -131,9 +131,10 @@ Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 
 Server::~Server() { shutdown(0); }
 
-void Server::handle(std::string_view method, std::string_view path, Handler handler) {
+void Server::handle(std::string_view method, std::string_view path, Handler handler,
+                    RunOn run_on) {
   FULGUR_ASSERT(!impl_->thread.joinable(), "routes are fixed once the server runs");
-  impl_->core->routes.add(method, path, std::move(handler));
+  impl_->core->routes.add(method, path, {std::move(handler), run_on});
 }
 
 void Server::start() {
@@ -153,6 +154,7 @@ bool Server::shutdown(Nanoseconds deadline) {
   impl_->core->draining->store(true);
   asio::post(impl_->core->io, [impl = impl_.get(), deadline] { impl->begin_drain(deadline); });
   impl_->thread.join();
+  impl_->core->workers.join();
   return impl_->finished_in_time;
 }
 

@@ -1,8 +1,9 @@
 // A bounded HTTP/1.1 server for APIs and admin endpoints: one thread, coroutines, keep-alive and
 // pipelining, streamed responses with back-pressure, disconnects seen at once, graceful shutdown.
 //
-// Thread contract: handlers run on the server's thread and must not block; they answer now or keep
-// the Responder and answer later from any thread. handle() only before start().
+// Thread contract: handlers run on the server's thread and must not block (or on a worker thread, if
+// they ask for it); they answer now or keep the Responder and answer later from any thread.
+// handle() only before start().
 #pragma once
 
 #include <cstddef>
@@ -33,11 +34,16 @@ struct ServerOptions {
   std::size_t header_bytes_max = 32 * 1024;
   std::size_t body_bytes_max = 8 * 1024 * 1024;
   std::size_t stream_buffer_bytes_max = 1024 * 1024;  ///< per stream, not yet read by the client
+  std::size_t worker_threads = 1;  ///< run the handlers marked RunOn::worker
   Nanoseconds idle_timeout = 75 * kSecond;     ///< from one request to the header of the next
   Nanoseconds body_timeout = 60 * kSecond;     ///< for a whole body
   Nanoseconds write_timeout = 30 * kSecond;    ///< without progress towards the client
   ErrorFormatter error_body = {};              ///< plain text when empty
 };
+
+/// Where a handler runs: on the server's thread, which it must not block, or on a worker thread,
+/// which may take its time.
+enum class RunOn { server, worker };
 
 class Server {
  public:
@@ -50,7 +56,8 @@ class Server {
 
   /// `path` is exact, or a prefix when it ends in '*'; the longest match wins. GET handlers answer
   /// HEAD too; OPTIONS and wrong methods are answered by the server.
-  void handle(std::string_view method, std::string_view path, Handler handler);
+  void handle(std::string_view method, std::string_view path, Handler handler,
+              RunOn run_on = RunOn::server);
 
   /// Starts accepting, on a thread of the server's own.
   void start();

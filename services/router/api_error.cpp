@@ -72,6 +72,15 @@ ApiError from_status(const Status& status) {
   }
 }
 
+void respond_error(const http::Responder& responder, const ApiError& error) {
+  std::vector<http::Header> headers;
+  if (error.retry_after_s > 0) {
+    headers.push_back({"Retry-After", std::to_string(error.retry_after_s)});
+  }
+  if (error.status == 401) headers.push_back({"WWW-Authenticate", "Bearer"});
+  responder.respond(error.status, "application/json", error.body(), std::move(headers));
+}
+
 ApiError from_http(int status, std::string_view message) {
   if (status == 503) return unavailable(std::string(message));
   ApiError error{.status = status, .message = std::string(message), .param = {}, .code = {}};

@@ -10,6 +10,7 @@
 
 #include "common/base/assert.hpp"
 #include "common/base/status.hpp"
+#include "common/http/responder.hpp"
 
 namespace fulgur::router {
 
@@ -35,6 +36,8 @@ ApiError busy(std::string message);
 ApiError unavailable(std::string message);
 /// What a failed Status of the mesh means to a client.
 ApiError from_status(const Status& status);
+/// Answers with the error's status, body and headers.
+void respond_error(const http::Responder& responder, const ApiError& error);
 /// What the HTTP layer refuses by itself: 400, 404, 405, 413, 431, 500, 503.
 ApiError from_http(int status, std::string_view message);
 

@@ -42,6 +42,8 @@ class Choice {
   bool finished() const { return finish_reason_.has_value(); }
   /// "stop" or "length".
   std::string_view finish_reason() const;
+  /// Ended by a stop string: the shard does not know and goes on.
+  bool cut_short() const { return scanner_.found(); }
   bool started() const { return !generated_.empty() || !prompt_events_.empty(); }
   std::size_t generated() const { return generated_.size(); }
   const TokenIds& prompt() const { return *prompt_; }

@@ -1,17 +1,19 @@
 #include "services/router/field_reader.hpp"
 
+#include <array>
 #include <cmath>
 #include <limits>
 
 namespace fulgur::router {
 namespace {
 
-constexpr int kDepthMax = 64;
+constexpr std::size_t kDepthMax = 64;
+constexpr std::size_t kKeysMax = 1200;
 
-/// Deepest nesting of brackets outside strings; deep input would exhaust stacks further on.
-int nesting(std::string_view text) {
-  int depth = 0;
-  int deepest = 0;
+/// Refuses what would exhaust stacks or patience further on, before anything is built of it.
+std::optional<ApiError> check_shape(std::string_view text) {
+  std::array<std::size_t, kDepthMax + 1> keys{};
+  std::size_t depth = 0;
   bool in_string = false;
   for (std::size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
@@ -21,12 +23,17 @@ int nesting(std::string_view text) {
     } else if (c == '"') {
       in_string = true;
     } else if (c == '{' || c == '[') {
-      deepest = std::max(deepest, ++depth);
+      if (++depth > kDepthMax) {
+        return bad_field("", fmt::format("the body is nested deeper than {} levels", kDepthMax));
+      }
+      keys[depth] = 0;
     } else if (c == '}' || c == ']') {
-      --depth;
+      depth -= depth > 0 ? 1 : 0;
+    } else if (c == ':' && ++keys[depth] > kKeysMax) {
+      return bad_field("", fmt::format("an object of the body has more than {} keys", kKeysMax));
     }
   }
-  return deepest;
+  return {};
 }
 
 /// The library's message without its "[json.exception…]" tag.
@@ -53,9 +60,7 @@ std::optional<std::int64_t> as_integer(const Json& value) {
 }  // namespace
 
 ApiResult<Json> parse_body(std::string_view text) {
-  if (nesting(text) > kDepthMax) {
-    return bad_field("", fmt::format("the body is nested deeper than {} levels", kDepthMax));
-  }
+  if (const auto refused = check_shape(text)) return *refused;
   try {
     Json body = Json::parse(text);
     if (body.is_object()) return body;

@@ -20,8 +20,8 @@ struct GenerationRequest {
   bool chat = false;
   std::string model;              ///< as the client named it
   std::vector<Prompt> prompts;    ///< completions
-  nlohmann::json messages;        ///< chat: validated list; contents are strings or null
-  nlohmann::json tools;           ///< chat: list or null
+  nlohmann::ordered_json messages;        ///< chat: validated list; contents are strings or null
+  nlohmann::ordered_json tools;           ///< chat: list or null
   bool add_generation_prompt = true;
   bool add_special_tokens = true;  ///< completions: what the tokenizer puts around a text
 

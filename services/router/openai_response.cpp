@@ -8,8 +8,6 @@
 namespace fulgur::router {
 namespace {
 
-using Json = nlohmann::ordered_json;
-
 /// JSON has no infinity: a banned token gets what OpenAI's clients expect for one.
 constexpr float kLeastLogprob = -9999.0F;
 double finite(float logprob) { return std::max(logprob, kLeastLogprob); }

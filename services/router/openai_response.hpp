@@ -39,7 +39,6 @@ class OpenAiResponse {
   const std::string& id() const { return id_; }
 
  private:
-  using Json = nlohmann::ordered_json;
   Json head(std::string_view object) const;
   Json logprobs(const Choice& choice, const Delta& delta, bool with_prompt) const;
   Json chat_logprobs(const Delta& delta) const;

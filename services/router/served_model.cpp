@@ -63,6 +63,14 @@ Status ServedModel::load_tokenizer(const std::string& directory) {
   const fs::path file = fs::path(directory) / "tokenizer.json";
   if (!fs::exists(file)) return Status::ok();
   FULGUR_ASSIGN_OR_RETURN(tokenizer_, text::Tokenizer::load(file));
+#ifdef HAVE_CHAT
+  auto chat = text::load_chat_template(directory);
+  if (chat.is_ok()) {
+    chat_template_ = std::move(*chat);
+  } else if (chat.status().code() != Code::not_found) {
+    return chat.status();
+  }
+#endif
   if (!eos_ids_.empty()) return Status::ok();
   // MiniMax's own config names no end token; the tokenizer does.
   FULGUR_ASSIGN_OR_RETURN(const Json config,
@@ -112,10 +120,25 @@ ApiResult<TokenIds> ServedModel::encode(const Prompt& prompt, bool add_special_t
   return ids;
 }
 
-ApiResult<TokenIds> ServedModel::encode_chat(const nlohmann::json&, const nlohmann::json&,
-                                             bool) const {
-  return bad_field("messages", fmt::format("model {} has no chat template", name_),
-                   "no_chat_template");
+ApiResult<TokenIds> ServedModel::encode_chat(const Json& messages, const Json& tools,
+                                             bool add_generation_prompt) const {
+#ifdef HAVE_CHAT
+  if (!tokenizer_ || !chat_template_) {
+    return bad_field("messages", fmt::format("model {} has no {}: use /v1/completions", name_,
+                                             tokenizer_ ? "chat template" : "tokenizer"),
+                     "no_chat_template");
+  }
+  const auto prompt = chat_template_->render(
+      messages, tools, Json{{"add_generation_prompt", add_generation_prompt}});
+  if (!prompt.is_ok()) return bad_field("messages", prompt.status().message());
+  auto ids = text::encode_prompt(*tokenizer_, *prompt);
+  if (!ids.is_ok()) return bad_field("messages", ids.status().message());
+  if (ids->empty()) return bad_field("messages", "'messages' render to an empty prompt");
+  return std::move(*ids);
+#else
+  (void)messages; (void)tools; (void)add_generation_prompt;
+  return bad_field("messages", "no chat template", "no_chat_template");
+#endif
 }
 
 std::string ServedModel::decode(const TokenIds& ids, bool skip_special) const {

@@ -9,6 +9,10 @@
 #include <vector>
 
 #include "common/base/status.hpp"
+#if __has_include("common/text/chat_template.hpp")
+#include "common/text/chat_template.hpp"
+#define HAVE_CHAT 1
+#endif
 #include "common/text/tokenizer.hpp"
 #include "services/router/api_error.hpp"
 #include "services/router/generation_request.hpp"
@@ -44,7 +48,7 @@ class ServedModel {
   ApiResult<TokenIds> encode(const Prompt& prompt, bool add_special_tokens,
                              const std::string& param) const;
   /// A chat through the model's template. Template text may spell control tokens, messages not.
-  ApiResult<TokenIds> encode_chat(const nlohmann::json& messages, const nlohmann::json& tools,
+  ApiResult<TokenIds> encode_chat(const Json& messages, const Json& tools,
                                   bool add_generation_prompt) const;
   std::string decode(const TokenIds& ids, bool skip_special) const;
   /// The text of one token for logprobs; "token_id:7" without a tokenizer.
@@ -61,6 +65,9 @@ class ServedModel {
   RequestLimits limits_;
   std::vector<std::uint32_t> eos_ids_;
   std::optional<text::Tokenizer> tokenizer_;
+#ifdef HAVE_CHAT
+  std::optional<text::ChatTemplate> chat_template_;
+#endif
 };
 
 }  // namespace fulgur::router

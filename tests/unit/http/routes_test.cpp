@@ -10,15 +10,15 @@ namespace {
 
 std::string found_by(const Routes& routes, std::string_view method, std::string_view path) {
   const auto match = routes.find(method, path);
-  if (match.handler == nullptr) return match.allow;
-  (*match.handler)(Request{}, Responder{});
+  if (match.route == nullptr) return match.allow;
+  match.route->handler(Request{}, Responder{});
   return "called";
 }
 
 TEST(Routes, ExactBeatsPrefixAndLongestPrefixWins) {
   std::string last;
   const auto named = [&last](std::string name) {
-    return [&last, name](const Request&, const Responder&) { last = name; };
+    return Routes::Route{[&last, name](const Request&, const Responder&) { last = name; }};
   };
   Routes routes;
   routes.add("GET", "/v1/models", named("list"));

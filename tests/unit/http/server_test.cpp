@@ -203,6 +203,33 @@ TEST_F(HttpServer, AnswersAHalfClosedClientWhoseAnswerIsReady) {
   EXPECT_TRUE(client.read_to_end().ends_with("hello x"));
 }
 
+TEST_F(HttpServer, AWorkerHandlerDoesNotHoldUpOthers) {
+  auto server = Server::listen("127.0.0.1", 0);
+  ASSERT_TRUE(server.is_ok());
+  std::promise<void> entered;
+  std::promise<void> release;
+  (*server)->handle(
+      "GET", "/slow",
+      [&](const Request&, const Responder& responder) {
+        entered.set_value();
+        release.get_future().get();
+        responder.respond(200, kText, "slow");
+      },
+      RunOn::worker);
+  (*server)->handle("GET", "/quick", [](const Request&, const Responder& responder) {
+    responder.respond(200, kText, "quick");
+  });
+  (*server)->start();
+  RawClient slow((*server)->port());
+  slow.send("GET /slow HTTP/1.1\r\n\r\n");
+  entered.get_future().get();
+  RawClient quick((*server)->port());
+  quick.send("GET /quick HTTP/1.1\r\n\r\n");
+  EXPECT_TRUE(quick.read_response().ends_with("quick"));
+  release.set_value();
+  EXPECT_TRUE(slow.read_response().ends_with("slow"));
+}
+
 TEST_F(HttpServer, BusyPortIsAnErrorNamingIt) {
   start();
   const auto second = Server::listen("127.0.0.1", server_->port());

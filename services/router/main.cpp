@@ -1,0 +1,68 @@
+// fulgur-router: the front door of a mesh. One thread for HTTP, one or more that check and tokenise
+// requests, and this one, which runs the reactor with all sessions.
+#include <fmt/core.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <thread>
+
+#include "common/base/log.hpp"
+#include "common/base/memory.hpp"
+#include "common/transport/make_transport.hpp"
+#include "services/router/options.hpp"
+
+namespace fulgur::router {
+namespace {
+
+void pin(const std::vector<int>& cpus) {
+  if (cpus.empty()) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (const int cpu : cpus) CPU_SET(cpu, &set);
+  if (sched_setaffinity(0, sizeof set, &set) != 0) log::warn("cannot pin to the given cpus");
+}
+
+Status run(const Options& options, const sigset_t& stop_signals) {
+  const RealClock clock;
+  FULGUR_ASSIGN_OR_RETURN(auto model, ServedModel::load(options.model));
+  FULGUR_ASSIGN_OR_RETURN(auto transport,
+                          transport::make_transport({wire::ServiceKind::router, options.service.name,
+                                                     options.service.incarnation},
+                                                    options.transport));
+  FULGUR_ASSIGN_OR_RETURN(auto service, Service::start(options.service, model, *transport, clock));
+  service->on_drain_request([] { kill(getpid(), SIGTERM); });
+  log::info("serving api=http://{} model={}", service->endpoint(), model->name());
+
+  std::thread drain([&] {
+    int signal = 0;
+    sigwait(&stop_signals, &signal);
+    log::info("draining");
+    const Nanoseconds patience = service->failure().is_ok() ? options.drain_timeout : 0;
+    if (!service->drain(patience)) log::warn("some requests did not finish in time");
+    service->stop();
+  });
+  service->run();
+  drain.join();
+  return service->failure();
+}
+
+}  // namespace
+}  // namespace fulgur::router
+
+int main(int argc, char** argv) {
+  fulgur::tune_allocator();
+  fulgur::router::Options options;
+  if (const auto code = fulgur::router::parse_options(argc, argv, options)) return *code;
+  fulgur::log::init(options.service.name, fulgur::log::parse_level(options.log_level));
+  fulgur::router::pin(options.cpus);
+  sigset_t stop_signals;
+  sigemptyset(&stop_signals);
+  for (const int signal : {SIGTERM, SIGINT}) sigaddset(&stop_signals, signal);
+  pthread_sigmask(SIG_BLOCK, &stop_signals, nullptr);
+  const fulgur::Status ended = fulgur::router::run(options, stop_signals);
+  if (ended.is_ok()) return 0;
+  fmt::print(stderr, "fulgur-router: {}\n", ended.message());
+  return 1;
+}

@@ -1,0 +1,230 @@
+#include "services/router/session.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/base/log.hpp"
+#include "services/router/shard_picker.hpp"
+
+namespace fulgur::router {
+namespace {
+
+constexpr std::uint32_t kSubmissionsMax = 16;  ///< of one choice; then its last failure is final
+
+double seconds(Nanoseconds duration) { return static_cast<double>(duration) * 1e-9; }
+
+}  // namespace
+
+Session::Session(SessionInput input, SessionPort& port, const Clock& clock, RouterMetrics& metrics)
+    : input_(std::move(input)),
+      port_(port),
+      clock_(clock),
+      metrics_(metrics),
+      response_(input_.request, input_.model, input_.id, input_.created) {
+  for (const auto& prompt : input_.prompts) {
+    metrics_.prompt_tokens.Increment(static_cast<double>(prompt->size()));
+    for (std::uint32_t n = 0; n < input_.request->n; ++n) {
+      runs_.push_back({.choice = Choice(input_.request, input_.model, prompt, n, input_.seed),
+                       .avoid = {}});
+    }
+  }
+  metrics_.running.Increment(static_cast<double>(runs_.size()));
+}
+
+Session::~Session() {
+  release_all();
+  metrics_.running.Decrement(static_cast<double>(runs_.size()));
+}
+
+void Session::start() {
+  const bool nothing_to_run =
+      input_.request->max_tokens == 0U && !input_.request->prompt_logprobs;
+  for (Run& run : runs_) {
+    if (ended_) return;
+    if (nothing_to_run) {
+      run.choice.finish(wire::FinishReason::length);
+      progress(run);
+    } else {
+      submit(run, false);
+    }
+  }
+}
+
+void Session::submit(Run& run, bool patient) {
+  run.request = port_.new_request_id();
+  ++run.submissions;
+  SubmitChoice order;
+  order.submit = run.choice.submit(run.request);
+  order.deadline_ns = clock_.wall_now() + (input_.deadline - clock_.now());
+  order.prefix = prefix_key(run.choice.prompt());
+  order.avoid = run.avoid;
+  order.patient = patient;
+  port_.submit(std::move(order));
+}
+
+/// Continues a run on another shard. One that a client has seen tokens of, or that lost its shard,
+/// waits for a shard as long as its deadline allows.
+void Session::resubmit(Run& run, const Status& why) {
+  if (run.submissions >= kSubmissionsMax) return fail(from_status(why));
+  log::info("resubmitting request={} generated={} why=\"{}\"", input_.id, run.choice.generated(),
+            why.message());
+  metrics_.resubmissions.Increment();
+  const bool only_busy = why.code() == Code::resource_exhausted && !run.choice.started();
+  submit(run, !only_busy);
+}
+
+Session::Run* Session::find(std::uint64_t request) {
+  const auto found = std::ranges::find_if(
+      runs_, [request](const Run& run) { return run.request == request && request != 0; });
+  return found == runs_.end() || ended_ ? nullptr : &*found;
+}
+
+void Session::measure(Run& run) {
+  const Nanoseconds now = clock_.now();
+  metrics_.generated_tokens.Increment();
+  if (run.last_token == 0) {
+    metrics_.first_token_s.Observe(seconds(now - input_.arrived));
+  } else {
+    metrics_.inter_token_s.Observe(seconds(now - run.last_token));
+  }
+  run.last_token = now;
+}
+
+void Session::on_tokens(const ChoiceTokens& message) {
+  Run* run = find(message.request);
+  if (run == nullptr) return;
+  for (const wire::TokenEvent& event : message.events) {
+    const Choice::Taken taken = run->choice.take(event);
+    if (taken == Choice::Taken::used && !event.prompt) measure(*run);
+    if (taken != Choice::Taken::gap) continue;
+    port_.release({run->request, true});
+    return resubmit(*run, error(Code::data_loss, "token {} of {} is missing",
+                                run->choice.generated(), input_.id));
+  }
+  progress(*run);
+}
+
+void Session::on_done(const ChoiceDone& message) {
+  Run* run = find(message.done.request);
+  if (run == nullptr) return;
+  const wire::Done& done = message.done;
+  if (done.reason == wire::FinishReason::stop || done.reason == wire::FinishReason::length) {
+    run->choice.finish(done.reason);
+    return progress(*run);
+  }
+  run->request = 0;  // the mesh has forgotten it already
+  const Status why(done.code == Code::ok ? Code::unavailable : done.code,
+                   done.message.empty() ? "the shard gave the sequence up" : done.message);
+  const bool final = why.code() == Code::invalid_argument || why.code() == Code::deadline_exceeded;
+  if (final) return fail(from_status(why));
+  run->avoid.push_back(message.shard);
+  resubmit(*run, why);
+}
+
+void Session::on_lost(const ChoiceLost& message) {
+  Run* run = find(message.request);
+  if (run == nullptr) return;
+  run->avoid.clear();
+  resubmit(*run, {Code::unavailable, "the attention shard was lost"});
+}
+
+void Session::on_refused(const ChoiceRefused& message) {
+  Run* run = find(message.request);
+  if (run == nullptr) return;
+  run->request = 0;
+  fail(from_status(message.why));
+}
+
+void Session::progress(Run& run) {
+  const bool finished = run.choice.finished();
+  if (input_.request->stream) {
+    Delta delta = run.choice.take_delta();
+    if (finished || !delta.text.empty() || !delta.tokens.empty()) {
+      const auto index = static_cast<std::uint32_t>(&run - runs_.data());
+      const bool first = !std::exchange(run.shown, true);
+      if (!send_chunk(response_.chunk(index, run.choice, delta, first))) return;
+    }
+  }
+  if (!finished) return;
+  if (run.request != 0) {
+    port_.release({std::exchange(run.request, 0), run.choice.cut_short()});
+  }
+  if (std::ranges::all_of(runs_, [](const Run& r) { return r.choice.finished(); })) complete();
+}
+
+bool Session::send_chunk(const std::string& chunk) {
+  if (!std::exchange(streaming_, true)) {
+    input_.responder.start_stream(200, "text/event-stream; charset=utf-8",
+                                  {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}});
+  }
+  const Status written = input_.responder.write(chunk);
+  if (written.is_ok()) return true;
+  if (written.code() == Code::resource_exhausted) {
+    log::warn("dropping a client that does not read request={}", input_.id);
+    input_.responder.abort();
+  }
+  on_client_gone();
+  return false;
+}
+
+void Session::complete() {
+  if (streaming_) {
+    if (input_.request->include_usage && !send_chunk(response_.usage_chunk(usage()))) return;
+    if (!send_chunk(std::string(OpenAiResponse::kDone))) return;
+    input_.responder.finish();
+  } else {
+    for (std::uint32_t index = 0; index < runs_.size(); ++index) {
+      response_.add(index, runs_[index].choice, runs_[index].choice.take_delta());
+    }
+    input_.responder.respond(200, "application/json", response_.body(usage()));
+  }
+  end(200);
+}
+
+void Session::fail(const ApiError& error) {
+  if (ended_) return;
+  release_all();
+  log::info("request failed request={} status={} why=\"{}\"", input_.id, error.status,
+            error.message);
+  if (streaming_) {
+    // The status line is gone: OpenAI's clients look for an error event.
+    const bool written = input_.responder.write(OpenAiResponse::error_chunk(error.body())).is_ok();
+    if (written) static_cast<void>(input_.responder.write(OpenAiResponse::kDone).is_ok());
+    input_.responder.finish();
+  } else {
+    respond_error(input_.responder, error);
+  }
+  end(error.status);
+}
+
+void Session::on_client_gone() {
+  if (ended_) return;
+  metrics_.disconnects.Increment();
+  release_all();
+  end(499);
+}
+
+void Session::on_deadline() {
+  fail(from_status({Code::deadline_exceeded, "the request took longer than this server allows"}));
+}
+
+void Session::release_all() {
+  for (Run& run : runs_) {
+    if (run.request != 0) port_.release({std::exchange(run.request, 0), true});
+  }
+}
+
+void Session::end(int status) {
+  ended_ = true;
+  metrics_.count_request(input_.request->chat ? "chat" : "completions", status);
+  metrics_.request_s.Observe(seconds(clock_.now() - input_.arrived));
+}
+
+Usage Session::usage() const {
+  Usage usage;
+  for (const auto& prompt : input_.prompts) usage.prompt_tokens += prompt->size();
+  for (const Run& run : runs_) usage.completion_tokens += run.choice.generated();
+  return usage;
+}
+
+}  // namespace fulgur::router
