@@ -88,10 +88,13 @@ bool Supervision::all_gone() const {
 }
 
 // The router drains while the rest still serves it; then the rest has nothing left to do.
-void Supervision::shut_down(Nanoseconds deadline) {
-  const Nanoseconds end = clock_.now() + deadline;
+void Supervision::shut_down(Nanoseconds deadline, const std::function<bool()>& impatient) {
+  Nanoseconds end = clock_.now() + deadline;
   const auto wait_while = [&](const auto& busy) {
-    for (reap(); busy() && clock_.now() < end; reap()) usleep(10'000);
+    for (reap(); busy() && clock_.now() < end; reap()) {
+      usleep(10'000);
+      if (impatient && impatient()) end = clock_.now();
+    }
   };
   const auto stop = [&](bool routers) {
     for (Service& service : services_)

@@ -2,7 +2,7 @@
 // who runs to mesh.json, and ends all in order. One thread owns it and outlives the children.
 #pragma once
 
-#include <optional>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -28,8 +28,9 @@ class Supervision {
   Status poll();
   void mesh_is_ready() { ready_ = true; }
 
-  /// SIGTERM in reverse order of starting, router first; SIGKILL to whoever is left at `deadline`.
-  void shut_down(Nanoseconds deadline);
+  /// SIGTERM, to the router first so that it can drain; SIGKILL to whoever is left after `deadline`
+  /// or once `impatient` says so.
+  void shut_down(Nanoseconds deadline, const std::function<bool()>& impatient = {});
 
  private:
   struct Service {

@@ -16,6 +16,7 @@ namespace fulgur::cli {
 namespace {
 
 constexpr Nanoseconds kShutdownDeadline = 20 * kSecond;
+constexpr Nanoseconds kPollPeriod = 100 * kMillisecond;
 
 std::vector<int> usable_cpus() {
   cpu_set_t set;
@@ -55,9 +56,9 @@ class DetachSignal {
   int pipe_;
 };
 
-/// Waits a little for a signal that ends the mesh; true when one came.
-bool stop_requested(const sigset_t& signals) {
-  const timespec period{0, 100'000'000};
+/// Waits at most `patience` for a signal that ends the mesh; true when one came.
+bool stop_requested(const sigset_t& signals, Nanoseconds patience) {
+  const timespec period{0, patience};
   const int signal = sigtimedwait(&signals, nullptr, &period);
   return signal == SIGTERM || signal == SIGINT || signal == SIGHUP;
 }
@@ -77,13 +78,13 @@ Status serve(const UpOptions& options, const std::string& model, const RunDir& d
   Greeting greeting(options, model, dir);
   Status status = mesh.start_all();
   if (status.is_ok()) greeting.start();
-  while (status.is_ok() && !stop_requested(signals)) {
+  while (status.is_ok() && !stop_requested(signals, kPollPeriod)) {
     status = mesh.poll();
     if (greeting.ready()) mesh.mesh_is_ready();
     if (greeting.done()) detach.ready(dir.log_path("fulgur"));
   }
   greeting.stop();
-  mesh.shut_down(kShutdownDeadline);
+  mesh.shut_down(kShutdownDeadline, [&signals] { return stop_requested(signals, 0); });
   if (status.is_ok()) dir.remove();  // after a failure its logs are worth reading
   return status;
 }

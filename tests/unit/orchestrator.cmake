@@ -3,3 +3,7 @@ fulgur_test(orchestrator_test
           orchestrator/coordinator_test.cpp
   DEPENDS fulgur::orchestrator)
 target_include_directories(orchestrator_test PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
+fulgur_test(orchestrator_actor_test
+  SOURCES orchestrator/orchestrator_actor_test.cpp
+  DEPENDS fulgur::orchestrator fulgur::transport)
+fulgur_use_actor_pch(orchestrator_actor_test)
