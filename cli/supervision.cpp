@@ -14,13 +14,16 @@
 #include "common/base/log.hpp"
 
 namespace fulgur::cli {
+namespace {
+constexpr int kCrashesMax = 2;  // of a service that never served
+}
 
 Supervision::Supervision(std::string programs, const RunDir& dir, MeshRecord record,
                          std::vector<ServicePlan> plans, const Clock& clock)
     : programs_(std::move(programs)), dir_(dir), record_(std::move(record)), clock_(clock) {
   for (auto& plan : plans) {
     record_.services.push_back({plan.kind, plan.name, 0, plan.endpoint, dir_.log_path(plan.name)});
-    services_.push_back({std::move(plan), 0, 0, 0, {}});
+    services_.push_back({std::move(plan), 0, 0, 0, 0, {}});
   }
 }
 
@@ -53,7 +56,7 @@ Status Supervision::start(Service& service) {
 
 Status Supervision::on_exit(Service& service, int wait_status) {
   const std::string log = dir_.log_path(service.plan.name);
-  if (!ready_ && WIFEXITED(wait_status)) {
+  if (!ready_ && (WIFEXITED(wait_status) || ++service.crashes > kCrashesMax)) {
     const std::string words = last_line(log);
     return error(Code::failed_precondition, "{} {}{}{} (log: {})", service.plan.name,
                  describe_exit(wait_status), words.empty() ? "" : ": ", words, log);

@@ -38,6 +38,7 @@ class Supervision {
     pid_t pid = 0;  ///< 0: not running
     Nanoseconds started_at = 0;
     Nanoseconds restart_at = 0;
+    int crashes = 0;  ///< before the mesh was ready
     Backoff backoff;
   };
 

@@ -74,7 +74,7 @@ Status serve(const UpOptions& options, const std::string& model, const RunDir& d
   const RealClock clock;
   MeshRecord record{options.port, options.host, model, getpid(), {}, {}};
   Supervision mesh(program_directory(), dir, record,
-                   plan_mesh(options, {model, dir.socket_endpoint("")}, usable_cpus()), clock);
+                   plan_mesh(options, {model, "ipc://" + dir.path() + "/"}, usable_cpus()), clock);
   Greeting greeting(options, model, dir);
   Status status = mesh.start_all();
   if (status.is_ok()) greeting.start();

@@ -62,18 +62,23 @@ class Metrics {
 };
 
 /// A counter whose total is kept elsewhere (transport statistics, reactor): set() moves the exported
-/// counter up to it. One owner thread.
+/// counter up to it. `unit` is what one counted step is worth in the base unit: kPerNanosecond for a
+/// total of nanoseconds behind a _seconds_total. One owner thread.
 class MirroredCounter {
  public:
-  explicit MirroredCounter(Counter& counter) : counter_(counter) {}
+  static constexpr double kPerNanosecond = 1e-9;
+  static constexpr double kPerMicrosecond = 1e-6;
+
+  explicit MirroredCounter(Counter& counter, double unit = 1) : counter_(counter), unit_(unit) {}
   void set(std::uint64_t total) {
     if (total <= seen_) return;
-    counter_.Increment(static_cast<double>(total - seen_));
+    counter_.Increment(static_cast<double>(total - seen_) * unit_);
     seen_ = total;
   }
 
  private:
   Counter& counter_;
+  double unit_;
   std::uint64_t seen_ = 0;
 };
 

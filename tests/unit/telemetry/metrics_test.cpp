@@ -59,6 +59,10 @@ TEST(MirroredCounter, FollowsATotalAndNeverFalls) {
   mirror.set(3);
   mirror.set(7);
   EXPECT_TRUE(has(metrics.text(), "fulgur_messages_total 7"));
+  MirroredCounter busy(metrics.counter("fulgur_busy_seconds_total", "Busy"),
+                       MirroredCounter::kPerNanosecond);
+  busy.set(1'500'000'000);
+  EXPECT_TRUE(has(metrics.text(), "fulgur_busy_seconds_total 1.5"));
 }
 
 }  // namespace
