@@ -17,19 +17,27 @@ bool is_ascii(char c) { return static_cast<unsigned char>(c) < 0x80; }
 utf8proc_option_t options_of(NormalForm form) {
   int options = UTF8PROC_STABLE;
   switch (form) {
-    case NormalForm::nfc: options |= UTF8PROC_COMPOSE; break;
-    case NormalForm::nfd: options |= UTF8PROC_DECOMPOSE; break;
-    case NormalForm::nfkc: options |= UTF8PROC_COMPOSE | UTF8PROC_COMPAT; break;
-    case NormalForm::nfkd: options |= UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT; break;
+    case NormalForm::nfc:
+      options |= UTF8PROC_COMPOSE;
+      break;
+    case NormalForm::nfd:
+      options |= UTF8PROC_DECOMPOSE;
+      break;
+    case NormalForm::nfkc:
+      options |= UTF8PROC_COMPOSE | UTF8PROC_COMPAT;
+      break;
+    case NormalForm::nfkd:
+      options |= UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT;
+      break;
   }
   return static_cast<utf8proc_option_t>(options);
 }
 
 std::string normalize(std::string_view chunk, NormalForm form) {
   utf8proc_uint8_t* mapped = nullptr;
-  const auto length = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(chunk.data()),
-                                   static_cast<utf8proc_ssize_t>(chunk.size()), &mapped,
-                                   options_of(form));
+  const auto length =
+      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(chunk.data()),
+                   static_cast<utf8proc_ssize_t>(chunk.size()), &mapped, options_of(form));
   FULGUR_ASSERT(length >= 0, utf8proc_errmsg(length));
   const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(mapped, &std::free);
   return {reinterpret_cast<const char*>(mapped), static_cast<std::size_t>(length)};

@@ -35,7 +35,7 @@ class PieceJoiner {
         previous_match_ && !match && has_last ? extend(piece) : push(piece);
         break;
       case SplitBehavior::contiguous:
-        match == previous_match_ && has_last ? extend(piece) : push(piece);
+        match == previous_match_&& has_last ? extend(piece) : push(piece);
         break;
     }
     previous_match_ = match;

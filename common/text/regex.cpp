@@ -39,8 +39,8 @@ Result<std::string> translate(std::string_view pattern) {
       }
       continue;
     }
-    const bool nested = in_class && ((c == '[' && pattern.substr(i, 2) != "[:") ||
-                                     pattern.substr(i, 2) == "&&");
+    const bool nested =
+        in_class && ((c == '[' && pattern.substr(i, 2) != "[:") || pattern.substr(i, 2) == "&&");
     if (nested) {
       return error(Code::invalid_argument, "nested character class at offset {} of pattern {}", i,
                    pattern);
@@ -99,8 +99,8 @@ Result<Regex> Regex::build(std::string_view pattern, std::uint32_t options) {
   int code_error = 0;
   PCRE2_SIZE offset = 0;
   auto program = std::make_shared<Program>();
-  program->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), options,
-                             &code_error, &offset, nullptr);
+  program->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                                options, &code_error, &offset, nullptr);
   if (program->code == nullptr) {
     return error(Code::invalid_argument, "pattern {}: {} at offset {}", pattern,
                  error_text(code_error), offset);
@@ -128,8 +128,8 @@ Result<std::optional<Regex::Match>> Regex::find(std::string_view subject, std::s
   }
   if (found == PCRE2_ERROR_NOMATCH) return std::optional<Match>();
   if (found < 0) {
-    return error(Code::resource_exhausted, "pretokenizer pattern gave up at byte {}: {}",
-                 start, error_text(found));
+    return error(Code::resource_exhausted, "pretokenizer pattern gave up at byte {}: {}", start,
+                 error_text(found));
   }
   const PCRE2_SIZE* offsets = pcre2_get_ovector_pointer(state.data);
   // \K inside a lookahead can report an end before the begin; no known tokenizer uses it.

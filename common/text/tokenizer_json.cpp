@@ -33,8 +33,7 @@ bool is_absent(const object& parent, const char* key) {
   return parent[key].get(value) != simdjson::SUCCESS || value.is_null();
 }
 
-Result<std::string_view> get_string(const object& parent, const char* key,
-                                    std::string_view field) {
+Result<std::string_view> get_string(const object& parent, const char* key, std::string_view field) {
   std::string_view value;
   if (parent[key].get(value) != simdjson::SUCCESS) {
     return malformed(fmt::format("{}.{}", field, key), "a string");
@@ -244,8 +243,8 @@ Status read_split(const object& step, Pretokenizer& pretokenizer) {
 Status read_digits(const object& step, Pretokenizer& pretokenizer) {
   FULGUR_ASSIGN_OR_RETURN(Regex regex, Regex::compile("\\p{N}"));
   const bool individual = get_bool(step, "individual_digits", false);
-  pretokenizer.add_split({std::move(regex), individual ? SplitBehavior::isolated
-                                                       : SplitBehavior::contiguous});
+  pretokenizer.add_split(
+      {std::move(regex), individual ? SplitBehavior::isolated : SplitBehavior::contiguous});
   return Status::ok();
 }
 

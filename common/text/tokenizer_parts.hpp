@@ -14,10 +14,10 @@
 namespace fulgur::text {
 
 struct TokenizerParts {
-  Vocabulary vocabulary;                ///< bytes of every token, added ones included
-  std::vector<bool> special;            ///< [vocab_size]
-  AddedTokenMatcher added_raw;          ///< looked for in the text as it came
-  AddedTokenMatcher added_normalized;   ///< looked for after normalisation
+  Vocabulary vocabulary;               ///< bytes of every token, added ones included
+  std::vector<bool> special;           ///< [vocab_size]
+  AddedTokenMatcher added_raw;         ///< looked for in the text as it came
+  AddedTokenMatcher added_normalized;  ///< looked for after normalisation
   Normalizer normalizer;
   Pretokenizer pretokenizer;
   Bpe bpe;

@@ -8,8 +8,8 @@ namespace fulgur::text::utf8 {
 namespace {
 
 struct Lead {
-  std::size_t length;           // 0 when the byte cannot start a sequence
-  unsigned char low, high;      // bounds of the second byte
+  std::size_t length;       // 0 when the byte cannot start a sequence
+  unsigned char low, high;  // bounds of the second byte
 };
 
 Lead lead_of(unsigned char byte) {
@@ -125,8 +125,8 @@ std::size_t last_character(std::string_view text) {
 
 bool is_space(char32_t c) {
   return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F ||
-         c == 0x205F || c == 0x3000;
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+         c == 0x3000;
 }
 
 std::size_t count(std::string_view text) {

@@ -41,7 +41,7 @@ std::optional<TokenId> Vocabulary::find(std::string_view bytes) const {
 
 std::size_t Vocabulary::slot_of(std::string_view bytes) const {
   const std::size_t mask = slots_.size() - 1;
-  std::size_t slot = std::hash<std::string_view>{}(bytes) & mask;
+  std::size_t slot = std::hash<std::string_view>{}(bytes)&mask;
   while (slots_[slot] != kFree && this->bytes(slots_[slot]) != bytes) slot = (slot + 1) & mask;
   return slot;
 }

@@ -16,3 +16,10 @@ fulgur_test(tokenizer_test
   DEPENDS fulgur::text)
 add_dependencies(tokenizer_test fulgur_m1_tokenizer)
 target_compile_definitions(tokenizer_test PRIVATE FULGUR_M1_TOKENIZER_DIR="${m1_tokenizer_dir}")
+
+fulgur_test(chat_template_test
+  SOURCES text/chat_template_test.cpp text/chat_template_golden_test.cpp
+          text/jinja/language_test.cpp text/jinja/limits_test.cpp
+  DEPENDS fulgur::text)
+add_dependencies(chat_template_test fulgur_m1_tokenizer)
+target_compile_definitions(chat_template_test PRIVATE FULGUR_M1_TOKENIZER_DIR="${m1_tokenizer_dir}")

@@ -61,7 +61,8 @@ TEST(Detokenizer, EqualsDecodeOfTheWhole) {
         Ids random(rng.below(60));
         // Half of the ids are raw bytes, which seldom make valid text.
         for (auto& id : random) {
-          id = static_cast<std::uint32_t>(rng.below(rng.below(2) == 0 ? 256 : tokenizer->vocab_size()));
+          id = static_cast<std::uint32_t>(
+              rng.below(rng.below(2) == 0 ? 256 : tokenizer->vocab_size()));
         }
         check_stream(*tokenizer, random, i % 2 == 0);
       }

@@ -44,21 +44,34 @@ inline const Tokenizer& tiny_tokenizer() {
 }
 
 #ifdef FULGUR_M1_TOKENIZER_DIR
-inline const Tokenizer& m1_tokenizer() { return load_once(FULGUR_M1_TOKENIZER_DIR "/tokenizer.json"); }
+inline const Tokenizer& m1_tokenizer() {
+  return load_once(FULGUR_M1_TOKENIZER_DIR "/tokenizer.json");
+}
 #endif
 
 /// Random valid UTF-8 of `characters` characters that favours what tokenizers stumble over.
 inline std::string random_text(Rng& rng, std::size_t characters) {
-  static constexpr std::string_view kSpecial[] = {" ", "  ", "\n", "\r\n", "\t", "'s", "'LL", "1", "42",
-                                                  "<", ">", "\xC2\xA0", "\xCC\x81", "e", "A", "/"};
+  static constexpr std::string_view kSpecial[] = {" ",        "  ", "\n", "\r\n", "\t", "'s",
+                                                  "'LL",      "1",  "42", "<",    ">",  "\xC2\xA0",
+                                                  "\xCC\x81", "e",  "A",  "/"};
   std::string out;
   for (std::size_t i = 0; i < characters; ++i) {
     switch (rng.below(6)) {
-      case 0: out += kSpecial[rng.below(std::size(kSpecial))]; break;
-      case 1: utf8::append(out, static_cast<char32_t>(0x80 + rng.below(0x780))); break;
-      case 2: utf8::append(out, static_cast<char32_t>(0x4E00 + rng.below(0x5000))); break;
-      case 3: utf8::append(out, static_cast<char32_t>(0x1F300 + rng.below(0x300))); break;
-      default: out += static_cast<char>('a' + rng.below(26)); break;
+      case 0:
+        out += kSpecial[rng.below(std::size(kSpecial))];
+        break;
+      case 1:
+        utf8::append(out, static_cast<char32_t>(0x80 + rng.below(0x780)));
+        break;
+      case 2:
+        utf8::append(out, static_cast<char32_t>(0x4E00 + rng.below(0x5000)));
+        break;
+      case 3:
+        utf8::append(out, static_cast<char32_t>(0x1F300 + rng.below(0x300)));
+        break;
+      default:
+        out += static_cast<char>('a' + rng.below(26));
+        break;
     }
   }
   return out;

@@ -87,9 +87,10 @@ TEST(Tokenizer, AControlTokenMustBeTrustedWhole) {
 }
 
 TEST(Tokenizer, NormalizationKeepsMarks) {
-  const Tokenizer nfc = make({{"normalizer", {{"type", "NFC"}}},
-                              {"added_tokens", {{{"id", 4096}, {"content", "<n>"},
-                                                 {"normalized", true}, {"special", true}}}}});
+  const Tokenizer nfc =
+      make({{"normalizer", {{"type", "NFC"}}},
+            {"added_tokens",
+             {{{"id", 4096}, {"content", "<n>"}, {"normalized", true}, {"special", true}}}}});
   MarkedText text("<n>", true);
   text.append("e\xCC\x81<n>\xC3\xA9", false);
   text.append("<n>", true);
@@ -99,8 +100,8 @@ TEST(Tokenizer, NormalizationKeepsMarks) {
 }
 
 TEST(Tokenizer, InvalidUtf8NamesTheByte) {
-  for (const auto& [text, offset] : {std::pair{"\xFF", 0}, std::pair{"abc\xC3", 3},
-                                     std::pair{"abcdefghij\xED\xA0\x80", 10}}) {
+  for (const auto& [text, offset] :
+       {std::pair{"\xFF", 0}, std::pair{"abc\xC3", 3}, std::pair{"abcdefghij\xED\xA0\x80", 10}}) {
     const auto ids = tiny_tokenizer().encode(std::string_view(text));
     EXPECT_EQ(ids.status().code(), Code::invalid_argument);
     EXPECT_EQ(ids.status().message(), fmt::format("text is not valid UTF-8 at byte {}", offset));
@@ -157,8 +158,8 @@ TEST(Tokenizer, UnsupportedComponentsAreNamed) {
             "fixture: decoder WordPiece is not supported");
   EXPECT_EQ(message({{"post_processor", {{"type", "Mystery"}}}}),
             "fixture: post_processor Mystery is not supported");
-  const Json bad_pattern = {{"type", "Split"}, {"pattern", {{"Regex", "(a"}}},
-                            {"behavior", "Isolated"}};
+  const Json bad_pattern = {
+      {"type", "Split"}, {"pattern", {{"Regex", "(a"}}}, {"behavior", "Isolated"}};
   EXPECT_NE(message({{"pre_tokenizer", bad_pattern}}).find("pattern (a"), std::string::npos);
 }
 

@@ -35,8 +35,12 @@ TEST(Utf8, RefusesOverlongSurrogateAndOutOfRange) {
 
 TEST(Utf8, ReplacesMaximalSubparts) {
   const std::string r(utf8::kReplacement);
-  EXPECT_EQ(lossy("a\xFF" "b"), "a" + r + "b");
-  EXPECT_EQ(lossy("\xE4\xBD" "a"), r + "a");
+  EXPECT_EQ(lossy("a\xFF"
+                  "b"),
+            "a" + r + "b");
+  EXPECT_EQ(lossy("\xE4\xBD"
+                  "a"),
+            r + "a");
   EXPECT_EQ(lossy("\xED\xA0\x80"), r + r + r);
   EXPECT_EQ(lossy("\xF0\x9F\x98\xF0\x9F\x98\x80"), r + "\xF0\x9F\x98\x80");
   EXPECT_EQ(lossy("ok\xF0\x9F\x98"), "ok|");
