@@ -14,7 +14,7 @@ namespace fulgur::text::jinja {
 namespace {
 
 constexpr std::size_t kMaxTextBytes = 32U << 20U;
-constexpr std::size_t kMaxItems = 1'000'000;
+constexpr std::size_t kMaxItems = 200'000;
 
 /// Integers and booleans as an integer.
 std::optional<std::int64_t> integral(const Value& value) {
@@ -133,6 +133,7 @@ Value add(const Value& left, const Value& right) {
   if (left.as_string() && right.as_string()) return concatenate(left, right);
   if (!left.as_list() || !right.as_list()) unsupported("+", left, right);
   List out = *left.as_list();
+  if (out.size() + right.as_list()->size() > kMaxItems) fail("list is too long");
   out.insert(out.end(), right.as_list()->begin(), right.as_list()->end());
   return Value::list(std::move(out));
 }

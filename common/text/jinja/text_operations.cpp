@@ -57,9 +57,7 @@ std::vector<MarkedText> split_at_space(const MarkedText& text, std::int64_t limi
       word = std::string::npos;
     }
   });
-  if (word != std::string::npos) {
-    out.push_back(strip(text.slice(word, text.size()), Side::right, std::nullopt));
-  }
+  if (word != std::string::npos) out.push_back(text.slice(word, text.size()));
   return out;
 }
 
@@ -135,9 +133,7 @@ std::vector<MarkedText> split_right(const MarkedText& text,
     rest = rest.slice(0, found);
     if (!separator) rest = strip(rest, Side::right, std::nullopt);
   }
-  if (separator || !rest.empty()) {
-    out.push_back(separator ? rest : strip(rest, Side::left, std::nullopt));
-  }
+  if (separator || !rest.empty()) out.push_back(rest);
   std::reverse(out.begin(), out.end());
   return out;
 }
