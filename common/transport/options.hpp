@@ -35,7 +35,7 @@ struct TransportOptions {
   LinkLimits limits;
   CurveKeys curve;
   std::size_t ring_bytes = 4U << 20;   ///< of one direction of a shared-memory link; power of two
-  Nanoseconds spin = 30 * kMicrosecond;  ///< longest busy wait for shared memory before sleeping
+  Nanoseconds spin = 100 * kMicrosecond;  ///< longest busy wait for shared memory; it adapts
   Nanoseconds heartbeat = 2 * kSecond;   ///< between pings; a peer silent for three is gone
   Nanoseconds reconnect_first = 10 * kMillisecond;
   Nanoseconds reconnect_last = 1 * kSecond;

@@ -1,0 +1,13 @@
+// Stands in for grpc_echo.cpp where gRPC's development files are not installed.
+#include "bench/transport/echo.hpp"
+
+namespace fulgur::bench {
+
+Contestant grpc_contestant(const std::string& name, const std::string&) {
+  Contestant contestant;
+  contestant.name = name;
+  contestant.missing = "not built: install libgrpc++-dev, protobuf-compiler-grpc and configure again";
+  return contestant;
+}
+
+}  // namespace fulgur::bench
