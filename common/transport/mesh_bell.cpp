@@ -1,12 +1,12 @@
 #include "common/transport/mesh_bell.hpp"
 
-#include <poll.h>
 #include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <ctime>
 
 #include "common/base/assert.hpp"
@@ -27,9 +27,15 @@ void relax() {
 #endif
 }
 
-bool descriptor_ready(int fd) {
-  pollfd wanted{fd, POLLIN, 0};
-  return ::poll(&wanted, 1, 0) > 0;
+/// epoll_wait with a timeout in nanoseconds, in whole milliseconds on kernels before 5.11.
+int wait_for_events(int epoll_fd, std::span<epoll_event> events, Nanoseconds timeout) {
+  const int most = static_cast<int>(events.size());
+  if (timeout == 0) return epoll_wait(epoll_fd, events.data(), most, 0);
+  const timespec limit{timeout / kSecond, timeout % kSecond};
+  const int count = epoll_pwait2(epoll_fd, events.data(), most, &limit, nullptr);
+  if (count >= 0 || errno != ENOSYS) return count;
+  const Nanoseconds ms = std::min<Nanoseconds>((timeout + kMillisecond - 1) / kMillisecond, 60'000);
+  return epoll_wait(epoll_fd, events.data(), most, static_cast<int>(ms));
 }
 
 }  // namespace
@@ -67,18 +73,26 @@ void MeshBell::watch(int fd, std::uint64_t token) {
 void MeshBell::unwatch(int fd) { epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, fd, nullptr); }
 
 std::span<const std::uint64_t> MeshBell::ready() {
+  constexpr unsigned kPollsPerLook = 4;
+  if (ready_count_ == 0 && ++polls_since_look_ >= kPollsPerLook) look(0);
+  return {ready_.data(), std::exchange(ready_count_, 0)};
+}
+
+/// Waits for readable descriptors and keeps their tokens; false when there are none.
+bool MeshBell::look(Nanoseconds timeout) {
   std::array<epoll_event, 64> events;
-  const int count = epoll_wait(epoll_fd_, events.data(), static_cast<int>(events.size()), 0);
-  std::size_t found = 0;
+  const int count = wait_for_events(epoll_fd_, events, timeout);
+  polls_since_look_ = 0;
+  ready_count_ = 0;
   for (int i = 0; i < count; ++i) {
     if (events[i].data.u64 == kOwnToken) {
       std::uint64_t rings = 0;
       [[maybe_unused]] const auto drained = read(event_fd_, &rings, sizeof(rings));
     } else {
-      ready_[found++] = events[i].data.u64;
+      ready_[ready_count_++] = events[i].data.u64;
     }
   }
-  return {ready_.data(), found};
+  return count > 0;
 }
 
 void MeshBell::wait(Nanoseconds timeout) {
@@ -97,7 +111,7 @@ bool MeshBell::spin() {
       if (rung_.load(std::memory_order_relaxed) || sleeper_.has_work()) return true;
       relax();
     }
-    if (descriptor_ready(epoll_fd_)) return true;
+    if (look(0)) return true;
     sched_yield();
     const Nanoseconds after = now();
     if (after - before > kCoreIsWanted) break;
@@ -112,11 +126,7 @@ void MeshBell::sleep(Nanoseconds timeout) {
   asleep_.store(true);
   sleeper_.set_asleep(true);
   // Both sides store, then load: whoever rings after this check sees asleep and writes.
-  if (!rung_.load() && !sleeper_.has_work()) {
-    pollfd wanted{epoll_fd_, POLLIN, 0};
-    const timespec limit{timeout / kSecond, timeout % kSecond};
-    ppoll(&wanted, 1, &limit, nullptr);
-  }
+  if (!rung_.load() && !sleeper_.has_work()) look(timeout);
   sleeper_.set_asleep(false);
   asleep_.store(false);
   if (now() - start < spin_most_) spin_now_ = spin_most_;  // spinning would have been enough

@@ -39,12 +39,14 @@ class MeshBell final : public Doorbell {
 
   void watch(int fd, std::uint64_t token);
   void unwatch(int fd);
-  /// Tokens of the descriptors that are readable now.
+  /// Tokens of the descriptors that were readable when the last wait() ended; asks the kernel anew
+  /// only now and then, for callers that poll without waiting.
   std::span<const std::uint64_t> ready();
 
  private:
   bool spin();
   void sleep(Nanoseconds timeout);
+  bool look(Nanoseconds timeout);
 
   Sleeper& sleeper_;
   const Nanoseconds spin_most_;
@@ -54,6 +56,8 @@ class MeshBell final : public Doorbell {
   std::atomic<bool> rung_{false};
   std::atomic<bool> asleep_{false};
   std::array<std::uint64_t, 64> ready_{};
+  std::size_t ready_count_ = 0;
+  unsigned polls_since_look_ = 0;
 };
 
 }  // namespace fulgur::transport

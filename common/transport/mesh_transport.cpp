@@ -145,9 +145,8 @@ void MeshTransport::close(LinkId id) {
 
 std::size_t MeshTransport::poll(Handler& handler, std::size_t max_events) {
   if (clock_.now() >= next_timer_) run_timers();
-  // Asking the kernel costs more than a small message: while rings have data, do it now and then.
-  if (++polls_ % 8 == 0 || !shm_has_work()) mark_ready();
-  if (events_.size() < max_events) gather(max_events);
+  mark_ready();
+  if (events_.size() < max_events) gather();
   return deliver_events(handler, max_events);
 }
 
@@ -170,13 +169,15 @@ void MeshTransport::mark_ready() {
   }
 }
 
-void MeshTransport::gather(std::size_t most) {
+/// One message of each socket, a few of each ring: none starves the others, and no system call is
+/// spent on finding out that a socket has no second message.
+void MeshTransport::gather() {
   if (!shm_links_.empty()) gather_shm();
   if (!dirty_) return;
   dirty_ = false;
-  if (listener_) gather_listener(most);
+  if (listener_) gather_listener();
   for (auto& [id, link] : links_) {
-    if (link.socket_dirty || link.monitor_dirty) gather_dialed(link, most);
+    if (link.socket_dirty || link.monitor_dirty) gather_dialed(link);
     dirty_ = dirty_ || link.socket_dirty;
   }
   dirty_ = dirty_ || listener_dirty_;
@@ -208,7 +209,7 @@ void MeshTransport::set_asleep(bool asleep) {
   for (MeshLink* link : shm_links_) link->shm->set_asleep(asleep);
 }
 
-void MeshTransport::gather_dialed(MeshLink& link, std::size_t most) {
+void MeshTransport::gather_dialed(MeshLink& link) {
   bool lost = false;
   if (std::exchange(link.monitor_dirty, false)) {
     for (ZmqMonitor::Event event; link.monitor->receive(event);) {
@@ -222,29 +223,23 @@ void MeshTransport::gather_dialed(MeshLink& link, std::size_t most) {
   // What a peer sent before it went is delivered before its end.
   link.socket_dirty = true;
   ZmqMessage message;
-  while (link.socket && (lost || events_.size() < most)) {
+  do {
     if (!link.socket->receive(message)) {
       link.socket_dirty = false;
       break;
     }
     on_dialed(link, message);
-  }
+  } while (lost && link.socket);
   if (lost && link.socket) fail(link, {Code::unavailable, "the connection was lost"});
 }
 
-void MeshTransport::gather_listener(std::size_t most) {
+void MeshTransport::gather_listener() {
   if (listener_monitor_dirty_) read_listener_monitor();
   if (!listener_dirty_ && lost_connections_.empty()) return;
   listener_dirty_ = true;
   ZmqMessage message;
-  while (events_.size() < most) {
-    if (!listener_->receive(message)) {
-      listener_dirty_ = false;
-      break;
-    }
-    on_accepted(message);
-  }
-  if (listener_dirty_) return;
+  if (listener_->receive(message)) return on_accepted(message);
+  listener_dirty_ = false;
   for (const int fd : std::exchange(lost_connections_, {})) lose_connection(fd);
 }
 

@@ -46,11 +46,11 @@ class MeshTransport final : public Transport, private Sleeper {
   void set_asleep(bool asleep) override;
   Nanoseconds until_timer() const override;
 
-  // Gathering: events into events_, at most up to `most` of them.
+  // Gathering: what arrived becomes events_.
   void mark_ready();
-  void gather(std::size_t most);
-  void gather_dialed(MeshLink& link, std::size_t most);
-  void gather_listener(std::size_t most);
+  void gather();
+  void gather_dialed(MeshLink& link);
+  void gather_listener();
   void gather_shm();
   bool shm_has_work() const;
   void read_listener_monitor();
@@ -103,7 +103,6 @@ class MeshTransport final : public Transport, private Sleeper {
   std::deque<Event> events_;
   LinkId next_link_ = 1;
   Nanoseconds next_timer_;
-  unsigned polls_ = 0;
   bool dirty_ = false;  ///< some socket may have more to read
   Stats stats_;
 };
