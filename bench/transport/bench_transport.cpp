@@ -152,11 +152,13 @@ Result<std::vector<BenchTransportRow>> bench_transport(const BenchTransportOptio
   }
   for (const std::size_t bytes : options.sizes) {
     if (bytes == 0 || bytes % 12'288 != 0 || bytes > (16U << 20)) {
-      return error(Code::invalid_argument, "size {} is not a multiple of 12288 up to 16 MiB", bytes);
+      return error(Code::invalid_argument, "size {} is not a multiple of 12288 up to 16 MiB",
+                   bytes);
     }
   }
   std::vector<Lane> lanes;
-  for (Contestant& contestant : contestants(options)) lanes.push_back({std::move(contestant), {}, {}});
+  for (Contestant& contestant : contestants(options))
+    lanes.push_back({std::move(contestant), {}, {}});
   for (Lane& lane : lanes) {
     if (!lane.contestant.missing.empty() || lane.contestant.two_threads) continue;
     lane.server = std::make_unique<ServerProcess>(lane.contestant, options.server_core);
@@ -172,7 +174,8 @@ Result<std::vector<BenchTransportRow>> bench_transport(const BenchTransportOptio
   for (std::size_t round = 0; round < options.rounds; ++round) {
     for (const std::size_t bytes : options.sizes) {
       for (Lane& lane : lanes) {
-        if (lane.client) measure(*lane.client, bytes, options, samples[{lane.contestant.name, bytes}]);
+        if (lane.client)
+          measure(*lane.client, bytes, options, samples[{lane.contestant.name, bytes}]);
       }
     }
   }

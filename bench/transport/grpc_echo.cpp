@@ -1,8 +1,8 @@
 // gRPC, one bidirectional stream, synchronous API: its fastest common use.
 #include <grpcpp/grpcpp.h>
 
-#include "echo.grpc.pb.h"
 #include "bench/transport/echo.hpp"
+#include "echo.grpc.pb.h"
 
 namespace fulgur::bench {
 namespace {
@@ -28,7 +28,8 @@ class Client final : public EchoClient {
   explicit Client(const std::string& address) {
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(kLargestMessage);
-    stub_ = Echo::NewStub(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
+    stub_ = Echo::NewStub(
+        grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments));
     stream_ = stub_->Stream(&context_);
   }
 

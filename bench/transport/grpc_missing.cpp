@@ -6,7 +6,8 @@ namespace fulgur::bench {
 Contestant grpc_contestant(const std::string& name, const std::string&) {
   Contestant contestant;
   contestant.name = name;
-  contestant.missing = "not built: install libgrpc++-dev, protobuf-compiler-grpc and configure again";
+  contestant.missing =
+      "not built: install libgrpc++-dev, protobuf-compiler-grpc and configure again";
   return contestant;
 }
 

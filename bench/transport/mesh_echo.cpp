@@ -28,7 +28,9 @@ wire::Frame block(std::size_t bytes) {
   return {nullptr, memory.data(), bytes};
 }
 
-std::uint32_t rows_of(std::size_t bytes) { return static_cast<std::uint32_t>(bytes / (kHidden * 2)); }
+std::uint32_t rows_of(std::size_t bytes) {
+  return static_cast<std::uint32_t>(bytes / (kHidden * 2));
+}
 
 wire::Frames dispatch_of(std::size_t bytes, Mode mode) {
   wire::Dispatch body;

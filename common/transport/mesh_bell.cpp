@@ -101,8 +101,9 @@ void MeshBell::wait(Nanoseconds timeout) {
   rung_.store(false);
 }
 
-/// Whether something came while waiting busily. Waking a sleeping thread costs tens of microseconds,
-/// so it pays to wait about as long; it never pays while another thread wants the core.
+/// Whether something came while waiting busily. Waking a sleeping thread costs tens of
+/// microseconds, so it pays to wait about as long; it never pays while another thread wants the
+/// core.
 bool MeshBell::spin() {
   if (spin_most_ == 0 || !sleeper_.may_spin()) return false;
   const Nanoseconds start = now();

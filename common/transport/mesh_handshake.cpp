@@ -250,6 +250,7 @@ void MeshTransport::on_accepted(ZmqMessage& message) {
 
 void MeshTransport::greet_accepted(ZmqMessage& message) {
   read_listener_monitor();
+  greeted_.insert(message.fd);
   const auto hello = read_hello(std::move(message.frames));
   if (!hello) {
     ++stats_.malformed;
@@ -296,6 +297,8 @@ bool MeshTransport::make_room_for(const wire::Hello& hello, const std::string& r
 }
 
 void MeshTransport::lose_connection(int fd) {
+  // It never said a Hello of ours: a stranger, or something that is no ZMTP at all.
+  if (greeted_.erase(fd) == 0) ++stats_.malformed;
   for (auto& [id, link] : links_) {
     if (link.dialed || link.state == State::lost || link.fd != fd) continue;
     return lose(link, {Code::unavailable, "the connection was lost"});

@@ -11,9 +11,7 @@ namespace fulgur::transport {
 namespace {
 
 constexpr Nanoseconds kNever = std::numeric_limits<Nanoseconds>::max();
-constexpr int kListenerEvents =
-    ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED | ZMQ_EVENT_HANDSHAKE_FAILED_NO_DETAIL |
-    ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+constexpr int kListenerEvents = ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED;
 
 // Tokens of the epoll set: link and which of its descriptors; link 0 is the listener.
 constexpr std::uint64_t kSocketToken = 0;
@@ -60,11 +58,12 @@ Status MeshTransport::listen() {
   listener_dirty_ = listener_monitor_dirty_ = dirty_ = true;
   for (const std::string& endpoint : options_.listen) {
     if (zmq_bind(listener_->raw(), endpoint.c_str()) != 0) {
-      const Code code = errno == EINVAL || errno == EPROTONOSUPPORT ? Code::invalid_argument
-                                                                    : Code::unavailable;
+      const bool is_bad = errno == EINVAL || errno == EPROTONOSUPPORT || errno == ENOCOMPATPROTO;
+      const Code code = is_bad ? Code::invalid_argument : Code::unavailable;
       return error(code, "cannot listen on '{}': {}", endpoint, zmq_strerror(errno));
     }
-    if (endpoint_.empty()) endpoint_ = advertised(listener_->last_endpoint(), options_.advertise_host);
+    if (endpoint_.empty())
+      endpoint_ = advertised(listener_->last_endpoint(), options_.advertise_host);
   }
   return Status::ok();
 }
@@ -202,7 +201,8 @@ void MeshTransport::gather_shm() {
 }
 
 bool MeshTransport::shm_has_work() const {
-  return std::ranges::any_of(shm_links_, [](const MeshLink* link) { return link->shm->has_work(); });
+  return std::ranges::any_of(shm_links_,
+                             [](const MeshLink* link) { return link->shm->has_work(); });
 }
 
 void MeshTransport::set_asleep(bool asleep) {
@@ -251,10 +251,8 @@ void MeshTransport::read_listener_monitor() {
   for (ZmqMonitor::Event event; listener_monitor_->receive(event);) {
     if (event.what == ZMQ_EVENT_DISCONNECTED) {
       lost_connections_.push_back(event.fd);
-    } else if (event.what == ZMQ_EVENT_ACCEPTED) {
-      if (std::erase(lost_connections_, event.fd) != 0) lose_connection(event.fd);
-    } else {
-      ++stats_.malformed;  // spoke something else than ZMTP, or had no key
+    } else if (std::erase(lost_connections_, event.fd) != 0) {
+      lose_connection(event.fd);
     }
   }
 }

@@ -1,6 +1,7 @@
 // The Transport behind make_transport(). One ROUTER listens, one DEALER a connect(); the reactor
-// thread owns all of them and reads shared-memory rings in poll(), so a message crosses no thread but
-// ZeroMQ's own. mesh_transport.cpp is the Transport interface, mesh_handshake.cpp the life of links.
+// thread owns all of them and reads shared-memory rings in poll(), so a message crosses no thread
+// but ZeroMQ's own. mesh_transport.cpp is the Transport interface, mesh_handshake.cpp the life of
+// links.
 #pragma once
 
 #include <deque>
@@ -8,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "common/transport/event.hpp"
@@ -88,13 +90,14 @@ class MeshTransport final : public Transport, private Sleeper {
   const std::string host_;  ///< who can share memory with this process
   RealClock clock_;
   BufferPool pool_;
-  MeshBell bell_;       // before the context: libzmq's thread may ring until it ends
+  MeshBell bell_;  // before the context: libzmq's thread may ring until it ends
   ZmqContext context_;
   std::unique_ptr<ZmqSocket> listener_;
   std::unique_ptr<ZmqMonitor> listener_monitor_;
   std::string endpoint_;
   bool listener_dirty_ = false;
   bool listener_monitor_dirty_ = false;
+  std::unordered_set<int> greeted_;    ///< connections of the listener that said Hello
   std::vector<int> lost_connections_;  ///< of the listener; their last messages are read first
 
   std::map<LinkId, MeshLink> links_;

@@ -98,6 +98,13 @@ void RingSender::publish() {
 }
 
 Status RingReceiver::pump(std::size_t most, const Sink& sink) {
+  if (!broken_) {
+    if (Status read = read_messages(most, sink); !read) broken_ = std::move(read);
+  }
+  return broken_.value_or(Status::ok());
+}
+
+Status RingReceiver::read_messages(std::size_t most, const Sink& sink) {
   for (std::size_t done = 0; done < most;) {
     FULGUR_RETURN_IF_ERROR(refresh());
     if (tail_seen_ == head_) break;
@@ -129,7 +136,8 @@ Status RingReceiver::read_prefix() {
   frames_ = static_cast<std::uint32_t>(prefix);
   sizes_read_ = 0;
   if (prefix >> 32 != kMagic || frames_ == 0 || frames_ > wire::kMaxFrames) {
-    return error(Code::data_loss, "no message at the head of the shared-memory ring: {:#x}", prefix);
+    return error(Code::data_loss, "no message at the head of the shared-memory ring: {:#x}",
+                 prefix);
   }
   return Status::ok();
 }

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <optional>
 
 #include "common/base/status.hpp"
 #include "common/transport/buffer_pool.hpp"
@@ -25,7 +26,7 @@ struct RingControl {
   alignas(64) std::atomic<std::uint64_t> tail;  ///< written by the producer
   alignas(64) std::atomic<std::uint64_t> head;  ///< written by the consumer
   alignas(64) std::atomic<std::uint32_t> consumer_asleep;
-  std::atomic<std::uint32_t> producer_waits;    ///< for room
+  std::atomic<std::uint32_t> producer_waits;  ///< for room
 };
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
 
@@ -34,7 +35,8 @@ class RingSender {
  public:
   /// `data` has `capacity` bytes, a power of two. `wake` is called when something was published
   /// and the consumer sleeps.
-  RingSender(RingControl& control, std::byte* data, std::size_t capacity, std::function<void()> wake)
+  RingSender(RingControl& control, std::byte* data, std::size_t capacity,
+             std::function<void()> wake)
       : control_(control), data_(data), capacity_(capacity), wake_(std::move(wake)) {}
 
   void push(wire::Frames frames);
@@ -77,20 +79,17 @@ class RingReceiver {
   /// `wake` is called when room appeared that the producer waits for.
   RingReceiver(RingControl& control, const std::byte* data, std::size_t capacity, BufferPool& pool,
                std::function<void()> wake)
-      : control_(control),
-        data_(data),
-        capacity_(capacity),
-        pool_(pool),
-        wake_(std::move(wake)) {}
+      : control_(control), data_(data), capacity_(capacity), pool_(pool), wake_(std::move(wake)) {}
 
   using Sink = std::function<void(wire::Frames)>;
   /// Hands at most `most` whole messages to `sink`, each copied once into one pooled block with
-  /// frames at 64-byte boundaries. data_loss when the producer wrote nonsense.
+  /// frames at 64-byte boundaries. data_loss when the producer wrote nonsense, and ever after.
   Status pump(std::size_t most, const Sink& sink);
   bool has_data() const { return control_.tail.load(std::memory_order_acquire) != head_; }
   void set_asleep(bool asleep) { control_.consumer_asleep.store(asleep ? 1 : 0); }
 
  private:
+  Status read_messages(std::size_t most, const Sink& sink);
   Status refresh();
   Status read_prefix();
   Status read_sizes();
@@ -107,13 +106,14 @@ class RingReceiver {
   std::uint64_t head_ = 0;
   std::uint64_t published_ = 0;
   std::uint64_t tail_seen_ = 0;
-  std::size_t frames_ = 0;      ///< of the message being read; 0: at a prefix
+  std::size_t frames_ = 0;  ///< of the message being read; 0: at a prefix
   std::size_t sizes_read_ = 0;
   std::array<std::uint64_t, wire::kMaxFrames> sizes_{};
   wire::Frames incoming_;
   std::byte* block_ = nullptr;
   std::size_t frame_ = 0;
-  std::size_t offset_ = 0;      ///< within the frame, padding included
+  std::size_t offset_ = 0;  ///< within the frame, padding included
+  std::optional<Status> broken_;
 };
 
 }  // namespace fulgur::transport

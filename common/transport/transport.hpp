@@ -66,7 +66,8 @@ class Transport {
  public:
   virtual ~Transport() = default;
 
-  /// Where peers can connect to this process, e.g. "tcp://127.0.0.1:41234"; empty if it only connects.
+  /// Where peers can connect to this process, e.g. "tcp://127.0.0.1:41234"; empty if it only
+  /// connects.
   virtual std::string endpoint() const = 0;
 
   /// Starts connecting; on_link_up follows when the peer answers, however long that takes.

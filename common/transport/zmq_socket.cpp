@@ -184,7 +184,8 @@ void configure(ZmqSocket& socket, const TransportOptions& options, bool listens)
   const auto ms = [](Nanoseconds ns) { return static_cast<int>(ns / kMillisecond); };
   socket.set(ZMQ_LINGER, 0);
   socket.set(ZMQ_SNDHWM, static_cast<int>(options.limits.queue_messages));
-  socket.set(ZMQ_RCVHWM, static_cast<int>(std::min<std::size_t>(options.limits.queue_messages, 256)));
+  socket.set(ZMQ_RCVHWM,
+             static_cast<int>(std::min<std::size_t>(options.limits.queue_messages, 256)));
   socket.set(ZMQ_MAXMSGSIZE, static_cast<std::int64_t>(wire::kMaxMessageBytes));
   socket.set(ZMQ_HEARTBEAT_IVL, ms(options.heartbeat));
   socket.set(ZMQ_HEARTBEAT_TIMEOUT, ms(3 * options.heartbeat));

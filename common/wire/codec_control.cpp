@@ -169,8 +169,9 @@ Status get(schema::Placement::Reader from, Placement& to) {
   FULGUR_RETURN_IF_ERROR(read_list(
       from.getWorkers(), kMaxServices, "placement.workers", to.workers,
       [](schema::WorkerEntry::Reader worker, WorkerEntry& out) { return get(worker, out); }));
-  return read_list(from.getShards(), kMaxServices, "placement.shards", to.shards,
-                   [](schema::ShardEntry::Reader shard, ShardEntry& out) { return get(shard, out); });
+  return read_list(
+      from.getShards(), kMaxServices, "placement.shards", to.shards,
+      [](schema::ShardEntry::Reader shard, ShardEntry& out) { return get(shard, out); });
 }
 
 void put(schema::Prepare::Builder to, const Prepare& from) {

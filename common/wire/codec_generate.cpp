@@ -102,8 +102,9 @@ void put(schema::Tokens::Builder to, const Tokens& from) {
 }
 
 Status get(schema::Tokens::Reader from, Tokens& to) {
-  return read_list(from.getEvents(), kMaxTokenEvents, "tokens.events", to.events,
-                   [](schema::TokenEvent::Reader event, TokenEvent& out) { return get(event, out); });
+  return read_list(
+      from.getEvents(), kMaxTokenEvents, "tokens.events", to.events,
+      [](schema::TokenEvent::Reader event, TokenEvent& out) { return get(event, out); });
 }
 
 void put(schema::Done::Builder to, const Done& from) {

@@ -43,8 +43,8 @@ using Frames = std::vector<Frame>;
 
 /// One (token, slot) that a worker must run through one expert.
 struct Route {
-  std::uint32_t row = 0;     ///< row of the activations block
-  std::uint16_t slot = 0;    ///< 0 .. experts_per_token - 1
+  std::uint32_t row = 0;   ///< row of the activations block
+  std::uint16_t slot = 0;  ///< 0 .. experts_per_token - 1
   std::uint16_t expert = 0;
   friend bool operator==(const Route&, const Route&) = default;
 };
@@ -97,12 +97,12 @@ struct Nack {
 struct SamplingParams {
   float temperature = 1.0F;  ///< 0: greedy
   float top_p = 1.0F;
-  std::uint32_t top_k = 0;   ///< 0: all
+  std::uint32_t top_k = 0;  ///< 0: all
   float min_p = 0.0F;
   float presence_penalty = 0.0F;
   float frequency_penalty = 0.0F;
   float repetition_penalty = 1.0F;
-  std::uint64_t seed = 0;    ///< the draw at position p depends on (seed, p) only
+  std::uint64_t seed = 0;  ///< the draw at position p depends on (seed, p) only
   std::vector<std::pair<std::uint32_t, float>> logit_bias;
   friend bool operator==(const SamplingParams&, const SamplingParams&) = default;
 };
@@ -116,7 +116,7 @@ struct Submit {
   std::uint32_t max_new_tokens = 0;  ///< counted from the prompt, already generated ones included
   std::vector<std::uint32_t> stop_ids;  ///< generation ends after any of these (eos included)
   std::uint32_t min_new_tokens = 0;
-  std::uint8_t top_logprobs = 0;     ///< alternatives to report for each token, 0..20
+  std::uint8_t top_logprobs = 0;  ///< alternatives to report for each token, 0..20
   bool logprobs = false;
   bool prompt_logprobs = false;
   SamplingParams sampling;
@@ -159,7 +159,8 @@ struct Done {
   friend bool operator==(const Done&, const Done&) = default;
 };
 
-/// Router -> shard: stop the request and free its state. Answered by Done(cancelled) unless unknown.
+/// Router -> shard: stop the request and free its state. Answered by Done(cancelled) unless
+/// unknown.
 struct Cancel {
   std::uint64_t request = 0;
   friend bool operator==(const Cancel&, const Cancel&) = default;
@@ -167,7 +168,13 @@ struct Cancel {
 
 // ---------------------------------------------------------------- control
 
-enum class ServiceKind : std::uint8_t { router = 0, attention = 1, expert = 2, orchestrator = 3, tool = 4 };
+enum class ServiceKind : std::uint8_t {
+  router = 0,
+  attention = 1,
+  expert = 2,
+  orchestrator = 3,
+  tool = 4
+};
 
 constexpr std::string_view to_string(ServiceKind kind) {
   switch (kind) {
@@ -186,11 +193,11 @@ struct Register {
   std::string name;               ///< unique in the mesh, e.g. "expert-1"
   std::uint64_t incarnation = 0;  ///< larger at every start of the same name
   std::uint32_t pid = 0;
-  std::string endpoint;           ///< where peers connect, e.g. "ipc:///run/…" or "tcp://host:port"
-  std::string admin_endpoint;     ///< "host:port" of /metrics, /healthz, /readyz
+  std::string endpoint;        ///< where peers connect, e.g. "ipc:///run/…" or "tcp://host:port"
+  std::string admin_endpoint;  ///< "host:port" of /metrics, /healthz, /readyz
   std::uint64_t model_fingerprint = 0;
   std::uint64_t weight_version = 0;
-  std::string numerics;           ///< backend class whose results are bit-equal, e.g. "cpu-bf16"
+  std::string numerics;              ///< backend class whose results are bit-equal, e.g. "cpu-bf16"
   std::uint64_t capacity_bytes = 0;  ///< expert workers: weight bytes they may hold
   std::uint64_t epoch = 0;           ///< last placement epoch committed here; 0 for none
   /// Expert workers: replicas held now, so that a restarted orchestrator rebuilds its view.
@@ -209,17 +216,17 @@ struct Ack {
 
 /// Counters since start unless said otherwise; what load-aware placement and scaling read.
 struct Load {
-  std::uint32_t queue_depth = 0;    ///< now
-  std::uint32_t running = 0;        ///< sequences (attention), dispatches (expert), requests (router)
+  std::uint32_t queue_depth = 0;  ///< now
+  std::uint32_t running = 0;      ///< sequences (attention), dispatches (expert), requests (router)
   std::uint32_t waiting = 0;
-  std::uint64_t tokens_total = 0;   ///< generated (attention), routed rows (expert)
+  std::uint64_t tokens_total = 0;  ///< generated (attention), routed rows (expert)
   std::uint64_t requests_total = 0;
   std::uint64_t busy_ns_total = 0;  ///< time spent computing
   std::uint32_t kv_pages_used = 0;
   std::uint32_t kv_pages_total = 0;
   std::uint32_t state_slots_used = 0;
   std::uint32_t state_slots_total = 0;
-  std::uint64_t held_bytes = 0;     ///< expert weights held
+  std::uint64_t held_bytes = 0;  ///< expert weights held
   friend bool operator==(const Load&, const Load&) = default;
 };
 
@@ -329,8 +336,9 @@ struct Hello {
   friend bool operator==(const Hello&, const Hello&) = default;
 };
 
-using Body = std::variant<Dispatch, Combine, Nack, Submit, Tokens, Done, Cancel, Register, Ack, Heartbeat,
-                          Placement, Prepare, Prepared, Retire, Switched, Report, Drain, Hello>;
+using Body =
+    std::variant<Dispatch, Combine, Nack, Submit, Tokens, Done, Cancel, Register, Ack, Heartbeat,
+                 Placement, Prepare, Prepared, Retire, Switched, Report, Drain, Hello>;
 
 /// A message with what every message carries.
 struct Message {

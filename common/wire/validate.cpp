@@ -108,8 +108,7 @@ Status check(const SamplingParams& body) {
 }
 
 Status check(const Submit& body) {
-  FULGUR_RETURN_IF_ERROR(
-      between(body.tokens.size(), std::size_t{1}, kMaxTokens, "submit.tokens"));
+  FULGUR_RETURN_IF_ERROR(between(body.tokens.size(), std::size_t{1}, kMaxTokens, "submit.tokens"));
   FULGUR_RETURN_IF_ERROR(between(std::size_t{body.prompt_tokens}, std::size_t{1},
                                  body.tokens.size(), "submit.prompt_tokens"));
   FULGUR_RETURN_IF_ERROR(
@@ -231,8 +230,9 @@ Status validate(const Message& message) {
 
 std::string_view body_name(const Body& body) {
   static constexpr std::array<std::string_view, std::variant_size_v<Body>> kNames = {
-      "dispatch", "combine",   "nack",    "submit",  "tokens",   "done",   "cancel",   "register", "ack",
-      "heartbeat", "placement", "prepare", "prepared", "retire", "switched", "report", "drain", "hello"};
+      "dispatch", "combine",  "nack",     "submit",    "tokens",    "done",
+      "cancel",   "register", "ack",      "heartbeat", "placement", "prepare",
+      "prepared", "retire",   "switched", "report",    "drain",     "hello"};
   return kNames[body.index()];
 }
 

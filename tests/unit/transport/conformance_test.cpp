@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <filesystem>
+
 #include "common/transport/inproc.hpp"
 #include "common/transport/make_transport.hpp"
 #include "tests/unit/transport/node.hpp"
@@ -16,13 +18,18 @@ class Mesh {
  public:
   explicit Mesh(Kind kind, LinkLimits limits = {}) : kind_(kind), limits_(limits), hub_(limits) {}
 
+  ~Mesh() {
+    for (const std::string& path : paths_) std::filesystem::remove(path);
+  }
+
   std::string fresh_endpoint() {
     const std::string unique = std::to_string(getpid()) + "-" + std::to_string(next_++);
+    paths_.push_back("/tmp/fulgur-test-" + unique);
     switch (kind_) {
       case Kind::inproc: return "inproc://" + unique;
-      case Kind::zmq_ipc: return "ipc:///tmp/fulgur-test-" + unique;
+      case Kind::zmq_ipc: return "ipc://" + paths_.back();
       case Kind::zmq_tcp: return "tcp://127.0.0.1:*";
-      case Kind::shm: return "ipc:///tmp/fulgur-test-" + unique;
+      case Kind::shm: return "ipc://" + paths_.back();
     }
     return {};
   }
@@ -55,6 +62,7 @@ class Mesh {
   LinkLimits limits_;
   Hub hub_;
   int next_ = 0;
+  std::vector<std::string> paths_;  // of ipc endpoints: libzmq leaves the file
 };
 
 class Conformance : public testing::TestWithParam<Kind> {};
@@ -86,8 +94,8 @@ TEST_P(Conformance, MessagesOfEverySizeArriveInOrderBothWays) {
   const auto a = mesh.node("a", 1, "");
   const auto b = mesh.node("b", 1, mesh.fresh_endpoint());
   const auto [at_a, at_b] = join(*a, *b);
-  const std::vector<std::size_t> sizes = {1,    7,     8,      33,      100,       1023,      1024,
-                                          4095, 4096,  12'288, 65'536,  196'608,   1'572'864, 8U << 20};
+  const std::vector<std::size_t> sizes = {1,    7,    8,      33,     100,     1023,      1024,
+                                          4095, 4096, 12'288, 65'536, 196'608, 1'572'864, 8U << 20};
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     const wire::Frames frames = {random_frame(i, 16), random_frame(100 + i, sizes[i])};
     ASSERT_TRUE(a->transport().send(at_a, frames).is_ok());
@@ -107,7 +115,8 @@ TEST_P(Conformance, MessagesOfEverySizeArriveInOrderBothWays) {
 TEST_P(Conformance, ConnectingBeforeThePeerExists) {
   Mesh mesh(GetParam());
   std::string endpoint = mesh.fresh_endpoint();
-  if (GetParam() == Kind::zmq_tcp) endpoint = mesh.node("probe", 1, endpoint)->transport().endpoint();
+  if (GetParam() == Kind::zmq_tcp)
+    endpoint = mesh.node("probe", 1, endpoint)->transport().endpoint();
   const auto a = mesh.node("a", 1, "");
   const auto link = a->transport().connect(endpoint, Carrier::automatic);
   ASSERT_TRUE(link.is_ok());

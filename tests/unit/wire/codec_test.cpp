@@ -36,8 +36,8 @@ TEST(Codec, EveryMessageSurvivesARoundTrip) {
       const Message message = RandomMessage(seed * kKinds + kind).make(kind);
       ASSERT_TRUE(validate(message).is_ok()) << validate(message).to_string();
       const auto decoded = decode(encode(message));
-      ASSERT_TRUE(decoded.is_ok()) << body_name(message.body) << " seed " << seed << ": "
-                                   << decoded.status().to_string();
+      ASSERT_TRUE(decoded.is_ok())
+          << body_name(message.body) << " seed " << seed << ": " << decoded.status().to_string();
       EXPECT_TRUE(*decoded == message) << body_name(message.body) << " seed " << seed;
     }
   }
@@ -146,7 +146,8 @@ TEST(Limits, DispatchIsChecked) {
   expect_refused_after<Dispatch>("dtype", [](Dispatch& m) { m.dtype = static_cast<Dtype>(3); });
   expect_refused_after<Dispatch>("route", [](Dispatch& m) { m.routes[0].row = m.rows; });
   expect_refused_after<Dispatch>("dispatch.routes", [](Dispatch& m) { m.routes.clear(); });
-  expect_refused_after<Dispatch>("dispatch.routes", [](Dispatch& m) { m.routes.resize(kMaxRoutes + 1); });
+  expect_refused_after<Dispatch>("dispatch.routes",
+                                 [](Dispatch& m) { m.routes.resize(kMaxRoutes + 1); });
 }
 
 TEST(Limits, GenerateIsChecked) {
@@ -162,7 +163,8 @@ TEST(Limits, GenerateIsChecked) {
     m.events.resize(1);
     m.events[0].top.resize(kMaxTopLogprobs + 1);
   });
-  expect_refused_after<Done>("done.message", [](Done& m) { m.message.assign(kMaxTextBytes + 1, 'x'); });
+  expect_refused_after<Done>("done.message",
+                             [](Done& m) { m.message.assign(kMaxTextBytes + 1, 'x'); });
   expect_refused_after<Done>("done.code", [](Done& m) { m.code = static_cast<Code>(10); });
 }
 

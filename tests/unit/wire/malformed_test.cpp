@@ -19,7 +19,8 @@ struct Owned {
 std::vector<Owned> copy_of(const Frames& frames) {
   std::vector<Owned> copies;
   for (const Frame& frame : frames) {
-    Owned copy{std::shared_ptr<std::uint64_t[]>(new std::uint64_t[frame.size / 8 + 1]()), frame.size};
+    Owned copy{std::shared_ptr<std::uint64_t[]>(new std::uint64_t[frame.size / 8 + 1]()),
+               frame.size};
     std::memcpy(copy.data(), frame.data, frame.size);
     copies.push_back(std::move(copy));
   }

@@ -88,7 +88,9 @@ class RandomMessage {
     m.compute_us = u32();
     m.outputs = random_block(rng_, std::size_t{m.routes} * m.hidden * size_of(m.dtype));
   }
-  void fill(Nack& m) { m = {rng_.next(), rng_.next(), below(kMaxLayers), pick(NackReason::draining)}; }
+  void fill(Nack& m) {
+    m = {rng_.next(), rng_.next(), below(kMaxLayers), pick(NackReason::draining)};
+  }
   void fill(Submit& m) {
     m.request = rng_.next();
     m.tokens = list<std::uint32_t>(300, [&] { return u32(); });
@@ -100,9 +102,11 @@ class RandomMessage {
     m.top_logprobs = static_cast<std::uint8_t>(below(21));
     m.logprobs = coin();
     m.prompt_logprobs = coin();
-    m.sampling = {2 * real(), real(), u32(), real(), real() - 0.5F, real() - 0.5F, real(), rng_.next(), {}};
-    m.sampling.logit_bias = list<std::pair<std::uint32_t, float>>(
-        10, [&] { return std::pair{u32(), real()}; });
+    m.sampling = {2 * real(),    real(), u32(),       real(), real() - 0.5F,
+                  real() - 0.5F, real(), rng_.next(), {}};
+    m.sampling.logit_bias = list<std::pair<std::uint32_t, float>>(10, [&] {
+      return std::pair{u32(), real()};
+    });
   }
   void fill(Tokens& m) {
     m.events = list<TokenEvent>(12, [&] {
@@ -116,10 +120,21 @@ class RandomMessage {
   }
   void fill(Cancel& m) { m.request = rng_.next(); }
   void fill(Register& m) {
-    m = {pick(ServiceKind::tool), text(40), rng_.next(), u32(), text(60), text(60), rng_.next(),
-         rng_.next(), text(16), rng_.next(), rng_.next(), {}};
-    m.held = list<std::pair<std::uint32_t, std::uint32_t>>(
-        50, [&] { return std::pair{below(kMaxLayers), below(kMaxExperts)}; });
+    m = {pick(ServiceKind::tool),
+         text(40),
+         rng_.next(),
+         u32(),
+         text(60),
+         text(60),
+         rng_.next(),
+         rng_.next(),
+         text(16),
+         rng_.next(),
+         rng_.next(),
+         {}};
+    m.held = list<std::pair<std::uint32_t, std::uint32_t>>(50, [&] {
+      return std::pair{below(kMaxLayers), below(kMaxExperts)};
+    });
   }
   void fill(Ack& m) { m = {rng_.next(), pick(Code::internal), text(100), rng_.next()}; }
   void fill(Heartbeat& m) {
@@ -127,7 +142,7 @@ class RandomMessage {
     m.incarnation = rng_.next();
     m.epoch = rng_.next();
     m.load = {u32(), u32(), u32(), rng_.next(), rng_.next(), rng_.next(),
-              u32(), u32(), u32(), u32(), rng_.next()};
+              u32(), u32(), u32(), u32(),       rng_.next()};
     m.expert_tokens = list<ExpertTokens>(50, [&] {
       return ExpertTokens{static_cast<std::uint16_t>(below(kMaxLayers)),
                           static_cast<std::uint16_t>(below(kMaxExperts)), rng_.next()};
@@ -141,18 +156,24 @@ class RandomMessage {
     m.workers = list<WorkerEntry>(5, [&] {
       return WorkerEntry{text(20), rng_.next(), text(40), bitmap(m.layers, m.experts)};
     });
-    m.shards = list<ShardEntry>(5, [&] { return ShardEntry{text(20), rng_.next(), text(40), coin()}; });
+    m.shards = list<ShardEntry>(5, [&] {
+      return ShardEntry{text(20), rng_.next(), text(40), coin()};
+    });
   }
   void fill(Prepare& m) {
     m = {rng_.next(), rng_.next(), below(20), below(40), {}};
     m.replicas = bitmap(m.layers, m.experts);
   }
-  void fill(Prepared& m) { m = {text(20), rng_.next(), rng_.next(), pick(Code::internal), text(100)}; }
+  void fill(Prepared& m) {
+    m = {text(20), rng_.next(), rng_.next(), pick(Code::internal), text(100)};
+  }
   void fill(Retire& m) { m = {rng_.next(), rng_.next()}; }
   void fill(Switched& m) { m = {text(20), rng_.next(), rng_.next()}; }
   void fill(Report& m) { m = {text(20), text(20), rng_.next(), pick(Code::internal)}; }
   void fill(Drain& m) { m.name = text(20); }
-  void fill(Hello& m) { m = {pick(ServiceKind::tool), text(20), rng_.next(), text(60), text(40), coin()}; }
+  void fill(Hello& m) {
+    m = {pick(ServiceKind::tool), text(20), rng_.next(), text(60), text(40), coin()};
+  }
 
   Rng rng_;
 };
