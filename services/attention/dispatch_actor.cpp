@@ -1,0 +1,93 @@
+#include "services/attention/dispatch_actor.hpp"
+
+#include "common/base/log.hpp"
+#include "common/wire/codec.hpp"
+
+namespace fulgur::attention {
+namespace {
+
+constexpr Nanoseconds kTickPeriod = 50 * kMillisecond;
+
+}  // namespace
+
+DispatchActor::DispatchActor(actor::Self& self, Shard* shard)
+    : self_(self),
+      shard_(*shard),
+      dispatch_(shard->options.registration.name, shard->options.dispatch, *shard->clock,
+                make_hooks()) {}
+
+caf::behavior DispatchActor::make_behavior() {
+  actor::tell_after(self_, kTickPeriod, &self_, Tick{});
+  return {
+      [this](const RunExperts& message) { dispatch_.run(message.batch, message.layer); },
+      [this](actor::Received<wire::Combine>& received) {
+        dispatch_.on_combine(received.link, std::move(received.body));
+      },
+      [this](const actor::Received<wire::Nack>& received) {
+        dispatch_.on_nack(received.link, received.body);
+      },
+      [this](const actor::LinkUp& up) {
+        dispatch_.on_link_up(up.link, up.peer);
+        publish();
+      },
+      [this](const actor::LinkDown& down) {
+        dispatch_.on_link_down(down.link);
+        publish();
+      },
+      [this](const AdoptPlacement& message) { adopt(message.placement); },
+      [this](Tick) { tick(); },
+  };
+}
+
+ExpertDispatch::Hooks DispatchActor::make_hooks() {
+  ExpertDispatch::Hooks hooks;
+  hooks.send = [this](transport::LinkId link, wire::Message message) {
+    return shard_.transport->send(link, wire::encode(message));
+  };
+  hooks.pack = [this](const MicroBatch& batch, std::span<const std::uint32_t> rows) {
+    return pack(batch, rows);
+  };
+  hooks.done = [this](const MicroBatchPtr& batch, std::uint32_t layer) {
+    actor::tell(shard_.layers[layer], ExpertsDone{batch});
+  };
+  hooks.connect = [this](const std::string& endpoint) -> transport::LinkId {
+    auto link = shard_.transport->connect(endpoint, shard_.options.expert_carrier);
+    if (link.is_ok()) return *link;
+    log::error("cannot connect endpoint={} why=\"{}\"", endpoint, link.status().message());
+    return 0;
+  };
+  hooks.disconnect = [this](transport::LinkId link) { shard_.transport->close(link); };
+  hooks.report = [this](const wire::Report& report) {
+    actor::tell(shard_.engine_actor, Say{report});
+  };
+  return hooks;
+}
+
+wire::Frame DispatchActor::pack(const MicroBatch& batch, std::span<const std::uint32_t> rows) {
+  const std::size_t hidden = shard_.config.hidden;
+  const std::size_t bytes = rows.size() * hidden * size_of(shard_.options.dispatch.dtype);
+  auto memory = shard_.pool->take(bytes);
+  shard_.backend->gather(batch.y.data(), rows, hidden, shard_.options.dispatch.dtype, memory.get());
+  return {memory, memory.get(), bytes};
+}
+
+void DispatchActor::adopt(const wire::Placement& placement) {
+  if (!dispatch_.set_placement(placement)) return;
+  const auto& registration = shard_.options.registration;
+  actor::tell(shard_.engine_actor,
+              Say{wire::Switched{registration.name, registration.incarnation, placement.epoch}});
+  publish();
+}
+
+void DispatchActor::tick() {
+  actor::tell_after(self_, kTickPeriod, &self_, Tick{});
+  dispatch_.tick();
+  publish();
+}
+
+void DispatchActor::publish() {
+  shard_.dispatch_stats = dispatch_.stats();
+  shard_.experts_reachable = dispatch_.complete();
+}
+
+}  // namespace fulgur::attention

@@ -1,0 +1,228 @@
+#include "services/attention/engine.hpp"
+
+#include <algorithm>
+
+#include "services/attention/sampler.hpp"
+
+namespace fulgur::attention {
+namespace {
+
+// Rows of logits held at once: bounds memory when a whole prompt's log-probabilities are wanted.
+constexpr std::size_t kLogitsChunk = 64;
+
+}  // namespace
+
+Engine::Engine(SchedulerOptions options, const model::ModelConfig& config,
+               const ModelWeights& weights, std::uint64_t model_fingerprint,
+               kernels::Backend& backend, const Clock& clock)
+    : config_(config),
+      weights_(weights),
+      model_fingerprint_(model_fingerprint),
+      backend_(backend),
+      clock_(clock),
+      scheduler_(options) {
+  for (std::uint32_t lane = options.lanes; lane-- > 0;) {
+    auto batch = std::make_shared<MicroBatch>();
+    batch->lane = lane;
+    free_lanes_.push_back(std::move(batch));
+  }
+}
+
+Outcome Engine::submit(transport::LinkId link, std::uint64_t trace, std::int64_t deadline_ns,
+                       wire::Submit submit) {
+  Outcome outcome;
+  ++stats_.requests_total;
+  const std::uint64_t request = submit.request;
+  auto sequence = std::make_unique<Sequence>();
+  sequence->id = next_id_++;
+  sequence->link = link;
+  sequence->trace = trace;
+  sequence->deadline_ns = deadline_ns;
+  sequence->arrived = clock_.now();
+  sequence->submit = std::move(submit);
+  Status admitted = scheduler_.find(link, request) != nullptr
+                        ? error(Code::invalid_argument, "request {} is running already", request)
+                        : scheduler_.submit(std::move(sequence));
+  if (!admitted.is_ok()) {
+    ++stats_.finished_total[static_cast<std::size_t>(wire::FinishReason::error)];
+    outcome.done.emplace_back(link, wire::Done{request, wire::FinishReason::error, admitted.code(),
+                                               admitted.message(), 0});
+    return outcome;
+  }
+  // A re-submission that already has all its tokens (the shard died after the last one).
+  Sequence& admitted_sequence = *scheduler_.find(next_id_ - 1);
+  wire::FinishReason reason{};
+  if (finished(admitted_sequence, reason)) end(admitted_sequence.id, reason, Status::ok(), outcome);
+  return outcome;
+}
+
+Outcome Engine::cancel(transport::LinkId link, std::uint64_t request) {
+  Outcome outcome;
+  Sequence* sequence = scheduler_.find(link, request);
+  if (sequence == nullptr) return outcome;
+  sequence->cancelled = true;  // in flight: it ends when its micro-batch comes back
+  if (!sequence->lane) end(sequence->id, wire::FinishReason::cancelled, Status::ok(), outcome);
+  return outcome;
+}
+
+void Engine::cancel_all(transport::LinkId link) {
+  Outcome nobody_listens;
+  for (const SequenceId id : scheduler_.of_link(link)) {
+    Sequence& sequence = *scheduler_.find(id);
+    sequence.cancelled = true;
+    if (!sequence.lane) end(id, wire::FinishReason::cancelled, Status::ok(), nobody_listens);
+  }
+}
+
+Outcome Engine::expire() {
+  Outcome outcome;
+  for (const SequenceId id : scheduler_.expired(clock_.wall_now())) {
+    end(id, wire::FinishReason::error, error(Code::deadline_exceeded, "the deadline passed"), outcome);
+  }
+  return outcome;
+}
+
+MicroBatchPtr Engine::next() {
+  if (free_lanes_.empty()) return nullptr;
+  MicroBatchPtr batch = free_lanes_.back();
+  if (!scheduler_.plan(*batch)) return nullptr;
+  free_lanes_.pop_back();
+  // The latest of the deadlines: one sequence's must not end the others of its micro-batch.
+  bool bounded = true;
+  batch->deadline_ns = 0;
+  for (const Slice& slice : batch->slices) {
+    const Sequence& sequence = *scheduler_.find(slice.sequence);
+    batch->trace = sequence.trace;
+    bounded &= sequence.deadline_ns != 0;
+    batch->deadline_ns = std::max(batch->deadline_ns, sequence.deadline_ns);
+  }
+  if (!bounded) batch->deadline_ns = 0;
+  if (batch->work == Work::snapshot) {
+    batch->snapshot->layers.resize(config_.layers);
+    batch->snapshot->model_fingerprint = model_fingerprint_;
+  }
+  if (batch->work != Work::forward) return batch;
+  ++stats_.micro_batches_total;
+  stats_.rows_total += batch->rows();
+  float* h = batch->h.reserve(std::size_t{batch->rows()} * config_.hidden);
+  backend_.embed(*weights_.embedding, batch->tokens, h);
+  return batch;
+}
+
+Outcome Engine::complete(const MicroBatchPtr& batch) {
+  Outcome outcome;
+  scheduler_.complete(*batch);
+  if (batch->work == Work::forward && batch->failure.is_ok()) sample(*batch, outcome);
+  for (const Slice& slice : batch->slices) {
+    Sequence* sequence = scheduler_.find(slice.sequence);
+    if (sequence == nullptr) continue;  // it just ended
+    if (sequence->cancelled) {
+      end(sequence->id, wire::FinishReason::cancelled, Status::ok(), outcome);
+    } else if (!batch->failure.is_ok()) {
+      end(sequence->id, wire::FinishReason::error, batch->failure, outcome);
+    }
+  }
+  batch->frames.clear();
+  batch->snapshot.reset();
+  free_lanes_.push_back(batch);
+  return outcome;
+}
+
+void Engine::sample(const MicroBatch& batch, Outcome& outcome) {
+  logits_rows_.clear();
+  std::vector<const Slice*> owner;
+  for (const Slice& slice : batch.slices) {
+    for (std::uint32_t row = slice.rows - slice.logits_rows; row < slice.rows; ++row) {
+      logits_rows_.push_back(slice.row + row);
+      owner.push_back(&slice);
+    }
+  }
+  for (std::size_t first = 0; first < logits_rows_.size(); first += kLogitsChunk) {
+    const std::size_t count = std::min(kLogitsChunk, logits_rows_.size() - first);
+    compute_logits(batch, first, count);
+    for (std::size_t at = 0; at < count; ++at) {
+      const Slice& slice = *owner[first + at];
+      Sequence* sequence = scheduler_.find(slice.sequence);
+      if (sequence == nullptr || sequence->cancelled) continue;
+      const std::span<float> logits(logits_.data() + at * config_.vocab, config_.vocab);
+      const std::uint64_t position = slice.position + (logits_rows_[first + at] - slice.row);
+      if (sequence->submit.prompt_logprobs && position + 1 < sequence->submit.prompt_tokens) {
+        report_prompt(*sequence, position, logits, outcome);
+      }
+      if (position + 1 == sequence->length()) draw(*sequence, logits, outcome);
+    }
+  }
+}
+
+void Engine::compute_logits(const MicroBatch& batch, std::size_t first, std::size_t count) {
+  float* input = head_input_.reserve(kLogitsChunk * config_.hidden);
+  float* logits = logits_.reserve(kLogitsChunk * config_.vocab);
+  const auto rows = std::span(logits_rows_).subspan(first, count);
+  backend_.gather(batch.h.data(), rows, config_.hidden, Dtype::f32, reinterpret_cast<std::byte*>(input));
+  backend_.rms_norm(input, weights_.final_norm.data(), config_.rms_eps, count, config_.hidden, input);
+  backend_.matmul(input, count, *weights_.lm_head, logits);
+}
+
+void Engine::report_prompt(Sequence& sequence, std::uint64_t position, std::span<const float> logits,
+                           Outcome& outcome) {
+  wire::TokenEvent event;
+  event.request = sequence.submit.request;
+  event.prompt = true;
+  event.index = static_cast<std::uint32_t>(position + 1);
+  event.token = sequence.submit.tokens[position + 1];
+  Logprobs logprobs = log_probabilities(logits, event.token, sequence.submit.top_logprobs);
+  event.logprob = logprobs.chosen;
+  event.top = std::move(logprobs.top);
+  outcome.tokens[sequence.link].events.push_back(std::move(event));
+}
+
+void Engine::draw(Sequence& sequence, std::span<float> logits, Outcome& outcome) {
+  const wire::Submit& submit = sequence.submit;
+  wire::TokenEvent event;
+  event.request = submit.request;
+  event.index = sequence.generated();
+  std::vector<float> raw;
+  if (submit.logprobs) raw.assign(logits.begin(), logits.end());
+  DrawContext context;
+  context.params = &submit.sampling;
+  context.tokens = submit.tokens;
+  context.prompt_tokens = submit.prompt_tokens;
+  context.banned = weights_.banned;
+  if (event.index < submit.min_new_tokens) context.not_yet = submit.stop_ids;
+  event.token = draw_token(logits, context);
+  if (submit.logprobs) {
+    Logprobs logprobs = log_probabilities(raw, event.token, submit.top_logprobs);
+    event.logprob = logprobs.chosen;
+    event.top = std::move(logprobs.top);
+  }
+  if (event.index == 0) stats_.prompt_tokens_total += submit.prompt_tokens;
+  ++stats_.generated_tokens_total;
+  scheduler_.append(sequence, event.token);
+  outcome.tokens[sequence.link].events.push_back(std::move(event));
+  wire::FinishReason reason{};
+  if (finished(sequence, reason)) end(sequence.id, reason, Status::ok(), outcome);
+}
+
+bool Engine::finished(const Sequence& sequence, wire::FinishReason& reason) const {
+  const wire::Submit& submit = sequence.submit;
+  const std::uint32_t generated = sequence.generated();
+  if (generated > 0 && generated >= submit.min_new_tokens) {
+    const std::uint32_t last = submit.tokens.back();
+    if (std::find(submit.stop_ids.begin(), submit.stop_ids.end(), last) != submit.stop_ids.end()) {
+      reason = wire::FinishReason::stop;
+      return true;
+    }
+  }
+  reason = wire::FinishReason::length;
+  // With max_new_tokens = 0 only the prompt's log-probabilities are wanted: one draw, then done.
+  return generated > 0 && generated >= submit.max_new_tokens;
+}
+
+void Engine::end(SequenceId id, wire::FinishReason reason, Status why, Outcome& outcome) {
+  const SequencePtr sequence = scheduler_.remove(id);
+  ++stats_.finished_total[static_cast<std::size_t>(reason)];
+  outcome.done.emplace_back(sequence->link, wire::Done{sequence->submit.request, reason, why.code(),
+                                                       why.message(), sequence->generated()});
+}
+
+}  // namespace fulgur::attention

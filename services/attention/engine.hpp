@@ -1,0 +1,91 @@
+// The shard's engine without any actor: requests in, micro-batches out to the layers, tokens back.
+// It owns the scheduler, the embedding, the LM head and the sampler; the layers and the experts are
+// somebody else's. Plain class: drive it with next() and complete().
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/base/clock.hpp"
+#include "common/base/memory.hpp"
+#include "common/model/model_config.hpp"
+#include "common/wire/messages.hpp"
+#include "kernels/include/fulgur/kernels/backend.hpp"
+#include "services/attention/model_weights.hpp"
+#include "services/attention/scheduler.hpp"
+
+namespace fulgur::attention {
+
+/// What the engine has to say to routers after an event. Tokens first, then the endings.
+struct Outcome {
+  std::map<transport::LinkId, wire::Tokens> tokens;
+  std::vector<std::pair<transport::LinkId, wire::Done>> done;
+
+  bool empty() const { return tokens.empty() && done.empty(); }
+};
+
+/// Counters for /metrics and heartbeats. Reactor thread.
+struct EngineStats {
+  std::uint64_t requests_total = 0;
+  std::uint64_t generated_tokens_total = 0;
+  std::uint64_t prompt_tokens_total = 0;
+  std::uint64_t micro_batches_total = 0;
+  std::uint64_t rows_total = 0;
+  std::uint64_t finished_total[4] = {};  ///< by wire::FinishReason
+};
+
+class Engine {
+ public:
+  /// References outlive the engine.
+  Engine(SchedulerOptions options, const model::ModelConfig& config, const ModelWeights& weights,
+         std::uint64_t model_fingerprint, kernels::Backend& backend, const Clock& clock);
+
+  /// A refused submission is answered in the outcome.
+  Outcome submit(transport::LinkId link, std::uint64_t trace, std::int64_t deadline_ns,
+                 wire::Submit submit);
+  Outcome cancel(transport::LinkId link, std::uint64_t request);
+  /// The router is gone: nobody waits for its requests.
+  void cancel_all(transport::LinkId link);
+  /// Ends requests whose deadline passed.
+  Outcome expire();
+
+  /// The next micro-batch to send through the layers, its hidden state embedded; null when no lane
+  /// is free or nothing is to be done.
+  MicroBatchPtr next();
+  /// The micro-batch came out of the last layer.
+  Outcome complete(const MicroBatchPtr& batch);
+
+  bool idle() const { return scheduler_.empty(); }
+  const Scheduler& scheduler() const { return scheduler_; }
+  const EngineStats& stats() const { return stats_; }
+
+ private:
+  void sample(const MicroBatch& batch, Outcome& outcome);
+  void compute_logits(const MicroBatch& batch, std::size_t first, std::size_t count);
+  void report_prompt(Sequence& sequence, std::uint64_t position, std::span<const float> logits,
+                     Outcome& outcome);
+  void draw(Sequence& sequence, std::span<float> logits, Outcome& outcome);
+  bool finished(const Sequence& sequence, wire::FinishReason& reason) const;
+  void end(SequenceId id, wire::FinishReason reason, Status why, Outcome& outcome);
+
+  const model::ModelConfig& config_;
+  const ModelWeights& weights_;
+  const std::uint64_t model_fingerprint_;
+  kernels::Backend& backend_;
+  const Clock& clock_;
+  Scheduler scheduler_;
+  std::vector<MicroBatchPtr> free_lanes_;
+  SequenceId next_id_ = 1;
+  EngineStats stats_;
+
+  // Scratch of a step, reused.
+  std::vector<std::uint32_t> logits_rows_;  ///< micro-batch rows that need logits
+  AlignedBuffer<float> head_input_;         ///< [chunk, hidden]
+  AlignedBuffer<float> logits_;             ///< [chunk, vocab]
+};
+
+}  // namespace fulgur::attention

@@ -1,0 +1,361 @@
+#include "services/attention/expert_dispatch.hpp"
+
+#include <algorithm>
+
+#include "common/base/log.hpp"
+
+namespace fulgur::attention {
+namespace {
+
+constexpr Nanoseconds kAvoidFor = 1 * kSecond;
+
+bool by_expert_then_row(const wire::Route& a, const wire::Route& b) {
+  if (a.expert != b.expert) return a.expert < b.expert;
+  return a.row != b.row ? a.row < b.row : a.slot < b.slot;
+}
+
+}  // namespace
+
+ExpertDispatch::ExpertDispatch(std::string name, DispatchOptions options, const Clock& clock,
+                               Hooks hooks)
+    : name_(std::move(name)), options_(options), clock_(clock), hooks_(std::move(hooks)) {}
+
+bool ExpertDispatch::set_placement(const wire::Placement& placement) {
+  if (placement.orchestrator_generation < generation_ || placement.epoch <= epoch_) return false;
+  generation_ = placement.orchestrator_generation;
+  epoch_ = placement.epoch;
+  layers_ = placement.layers;
+  experts_ = placement.experts;
+  std::map<std::string, Worker> previous = std::move(workers_);
+  workers_.clear();
+  for (const auto& entry : placement.workers) {
+    Worker worker;
+    if (auto known = previous.find(entry.name); known != previous.end()) {
+      if (known->second.endpoint == entry.endpoint) {
+        worker = std::move(known->second);
+        previous.erase(known);
+      }
+    }
+    worker.name = entry.name;
+    worker.incarnation = entry.incarnation;
+    worker.endpoint = entry.endpoint;
+    worker.replicas = entry.replicas;
+    if (worker.link == 0) worker.link = hooks_.connect(entry.endpoint);
+    workers_[entry.name] = std::move(worker);
+  }
+  // What a worker that left the placement still owes goes to its successors at once.
+  for (auto& [name, worker] : previous) {
+    if (worker.link != 0) hooks_.disconnect(worker.link);
+    retry_all_of(name);
+  }
+  log::info("placement epoch={} workers={}", epoch_, workers_.size());
+  retry_parked();
+  return true;
+}
+
+ExpertDispatch::Worker* ExpertDispatch::by_link(transport::LinkId link) {
+  for (auto& [name, worker] : workers_) {
+    if (worker.link == link && link != 0) return &worker;
+  }
+  return nullptr;
+}
+
+void ExpertDispatch::on_link_up(transport::LinkId link, const transport::Peer& peer) {
+  Worker* worker = by_link(link);
+  if (worker == nullptr) return;
+  if (peer.kind != wire::ServiceKind::expert && peer.kind != wire::ServiceKind::tool) {
+    log::warn("worker={} answers as {} {}", worker->name, wire::to_string(peer.kind), peer.name);
+  }
+  worker->up = true;
+  worker->avoid_until = 0;
+  retry_parked();
+}
+
+void ExpertDispatch::on_link_down(transport::LinkId link) {
+  Worker* worker = by_link(link);
+  if (worker == nullptr || !worker->up) return;
+  worker->up = false;
+  ++stats_.workers_lost_total;
+  log::warn("lost worker={} outstanding={}", worker->name, worker->outstanding);
+  hooks_.report({name_, worker->name, worker->incarnation, Code::unavailable});
+  retry_all_of(worker->name);
+}
+
+bool ExpertDispatch::holds(const Worker& worker, std::uint32_t layer, std::uint32_t expert) const {
+  const std::size_t at = std::size_t{layer} * experts_ + expert;
+  return at / 64 < worker.replicas.size() && ((worker.replicas[at / 64] >> (at % 64)) & 1U) != 0;
+}
+
+ExpertDispatch::Worker* ExpertDispatch::choose(std::uint32_t layer, std::uint32_t expert,
+                                               const std::map<std::string, std::uint64_t>& added) {
+  Worker* best = nullptr;
+  std::pair<bool, std::uint64_t> best_key;
+  const Nanoseconds now = clock_.now();
+  for (auto& [name, worker] : workers_) {
+    if (!worker.up || !holds(worker, layer, expert)) continue;
+    if (worker.outstanding >= options_.outstanding_max) continue;
+    const auto extra = added.find(name);
+    const std::pair key{worker.avoid_until > now,
+                        worker.load + (extra == added.end() ? 0 : extra->second)};
+    if (best == nullptr || key < best_key) {
+      best = &worker;
+      best_key = key;
+    }
+  }
+  return best;
+}
+
+void ExpertDispatch::run(MicroBatchPtr batch, std::uint32_t layer) {
+  const std::uint32_t k = options_.experts_per_token;
+  const std::size_t count = std::size_t{batch->rows()} * k;
+  batch->outputs.assign(count, nullptr);
+  batch->frames.clear();
+  batch->routes_missing = static_cast<std::uint32_t>(count);
+  std::vector<wire::Route> routes(count);
+  for (std::uint32_t at = 0; at < count; ++at) {
+    routes[at] = {at / k, static_cast<std::uint16_t>(at % k), batch->experts[at]};
+  }
+  stats_.routes_total += count;
+  assign(batch, layer, std::move(routes), clock_.now());
+}
+
+void ExpertDispatch::assign(const MicroBatchPtr& batch, std::uint32_t layer,
+                            std::vector<wire::Route> routes, Nanoseconds since) {
+  std::sort(routes.begin(), routes.end(), by_expert_then_row);
+  struct Group {
+    std::size_t begin, end;
+  };
+  std::vector<Group> groups;
+  for (std::size_t begin = 0; begin < routes.size();) {
+    std::size_t end = begin;
+    while (end < routes.size() && routes[end].expert == routes[begin].expert) ++end;
+    groups.push_back({begin, end});
+    begin = end;
+  }
+  // Heaviest first onto the least loaded holder; an expert's rows stay together, so its weights are
+  // read by one worker only.
+  std::stable_sort(groups.begin(), groups.end(), [](const Group& a, const Group& b) {
+    return a.end - a.begin > b.end - b.begin;
+  });
+  std::map<std::string, std::uint64_t> cost;
+  std::map<std::string, std::vector<wire::Route>> chosen;
+  Parked unplaced{batch, layer, {}, since};
+  for (const Group& group : groups) {
+    const auto first = routes.begin() + static_cast<std::ptrdiff_t>(group.begin);
+    const auto last = routes.begin() + static_cast<std::ptrdiff_t>(group.end);
+    Worker* worker = choose(layer, first->expert, cost);
+    if (worker == nullptr) {
+      unplaced.routes.insert(unplaced.routes.end(), first, last);
+      continue;
+    }
+    cost[worker->name] += options_.expert_cost_rows + (group.end - group.begin);
+    auto& list = chosen[worker->name];
+    list.insert(list.end(), first, last);
+  }
+  for (auto& [name, list] : chosen) {
+    std::sort(list.begin(), list.end(), by_expert_then_row);
+    std::vector<wire::Route> kept = list;
+    if (!send_part(workers_[name], batch, layer, std::move(list), cost[name])) {
+      unplaced.routes.insert(unplaced.routes.end(), kept.begin(), kept.end());
+    }
+  }
+  if (unplaced.routes.empty()) return;
+  ++stats_.parked_total;
+  parked_.push_back(std::move(unplaced));
+}
+
+bool ExpertDispatch::send_part(Worker& worker, const MicroBatchPtr& batch, std::uint32_t layer,
+                               std::vector<wire::Route> routes, std::uint64_t cost) {
+  // Each token row travels once, however many of its experts live on this worker.
+  std::vector<std::uint32_t> rows;
+  rows.reserve(routes.size());
+  for (const auto& route : routes) rows.push_back(route.row);
+  std::sort(rows.begin(), rows.end());
+  rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+
+  wire::Dispatch dispatch;
+  dispatch.id = next_id_++;
+  dispatch.epoch = epoch_;
+  dispatch.layer = layer;
+  dispatch.rows = static_cast<std::uint32_t>(rows.size());
+  dispatch.hidden = options_.hidden;
+  dispatch.dtype = options_.dtype;
+  dispatch.routes = routes;
+  for (auto& route : dispatch.routes) {
+    route.row = static_cast<std::uint32_t>(std::lower_bound(rows.begin(), rows.end(), route.row) -
+                                           rows.begin());
+  }
+  dispatch.activations = hooks_.pack(*batch, rows);
+
+  const std::uint64_t id = dispatch.id;
+  wire::Message message;
+  message.sender = name_;
+  message.deadline_ns = batch->deadline_ns;
+  message.trace = batch->trace;
+  message.body = std::move(dispatch);
+  if (auto sent = hooks_.send(worker.link, std::move(message)); !sent.is_ok()) {
+    log::warn("dispatch not sent worker={} why=\"{}\"", worker.name, sent.message());
+    worker.avoid_until = clock_.now() + kAvoidFor;
+    return false;
+  }
+  ++stats_.dispatches_total;
+  ++worker.outstanding;
+  worker.load += cost;
+  parts_.emplace(id, Part{batch, layer, worker.name, std::move(routes), cost, clock_.now()});
+  return true;
+}
+
+void ExpertDispatch::forget(std::map<std::uint64_t, Part>::iterator part) {
+  if (auto worker = workers_.find(part->second.worker); worker != workers_.end()) {
+    worker->second.load -= std::min(worker->second.load, part->second.cost);
+    worker->second.outstanding -= std::min(worker->second.outstanding, 1U);
+  }
+  parts_.erase(part);
+}
+
+void ExpertDispatch::on_combine(transport::LinkId link, wire::Combine combine) {
+  const auto found = parts_.find(combine.id);
+  if (found == parts_.end()) return;  // answered twice, or re-routed meanwhile
+  Part& part = found->second;
+  const Worker* worker = by_link(link);
+  const bool fits = combine.routes == part.routes.size() && combine.hidden == options_.hidden &&
+                    combine.dtype == options_.dtype && combine.layer == part.layer;
+  if (!fits || worker == nullptr || worker->name != part.worker) {
+    log::warn("answer does not fit its dispatch worker={}", part.worker);
+    retry(combine.id, true);
+    return;
+  }
+  const MicroBatchPtr batch = part.batch;
+  const std::uint32_t layer = part.layer;
+  const std::size_t row_bytes = options_.hidden * size_of(options_.dtype);
+  for (std::size_t at = 0; at < part.routes.size(); ++at) {
+    const auto& route = part.routes[at];
+    batch->outputs[route.row * options_.experts_per_token + route.slot] =
+        combine.outputs.data + at * row_bytes;
+  }
+  batch->frames.push_back(std::move(combine.outputs));
+  batch->routes_missing -= static_cast<std::uint32_t>(part.routes.size());
+  stats_.queue_us_total += combine.queue_us;
+  stats_.compute_us_total += combine.compute_us;
+  stats_.round_trip_us_total += static_cast<std::uint64_t>((clock_.now() - part.sent) / kMicrosecond);
+  forget(found);
+  if (batch->routes_missing == 0) hooks_.done(batch, layer);
+}
+
+void ExpertDispatch::on_nack(transport::LinkId link, const wire::Nack& nack) {
+  const auto found = parts_.find(nack.id);
+  if (found == parts_.end()) return;
+  ++stats_.nacks_total;
+  Worker* worker = by_link(link);
+  if (worker != nullptr && nack.reason == wire::NackReason::draining) {
+    worker->replicas.assign(worker->replicas.size(), 0);
+  }
+  if (nack.reason == wire::NackReason::invalid) {
+    const MicroBatchPtr batch = found->second.batch;
+    const std::uint32_t layer = found->second.layer;
+    const std::string who = found->second.worker;
+    forget(found);
+    fail(batch, layer, error(Code::internal, "worker {} calls a dispatch of layer {} invalid", who, layer));
+    return;
+  }
+  retry(nack.id, true);
+}
+
+void ExpertDispatch::retry(std::uint64_t id, bool avoid_worker) {
+  const auto found = parts_.find(id);
+  Part part = std::move(found->second);
+  found->second.worker = part.worker;
+  found->second.cost = part.cost;
+  forget(found);
+  ++stats_.retries_total;
+  if (avoid_worker) {
+    if (auto worker = workers_.find(part.worker); worker != workers_.end()) {
+      worker->second.avoid_until = clock_.now() + kAvoidFor;
+    }
+  }
+  // When the only holder is the one that refused, asking again at once would spin: tick() asks.
+  const bool alone = [&] {
+    for (const auto& [name, worker] : workers_) {
+      if (worker.up && worker.avoid_until <= clock_.now() &&
+          holds(worker, part.layer, part.routes.front().expert)) {
+        return false;
+      }
+    }
+    return true;
+  }();
+  if (alone) {
+    parked_.push_back({part.batch, part.layer, std::move(part.routes), clock_.now()});
+    return;
+  }
+  assign(part.batch, part.layer, std::move(part.routes), clock_.now());
+}
+
+void ExpertDispatch::retry_all_of(const std::string& worker) {
+  std::vector<std::uint64_t> ids;
+  for (const auto& [id, part] : parts_) {
+    if (part.worker == worker) ids.push_back(id);
+  }
+  for (const std::uint64_t id : ids) retry(id, false);
+}
+
+void ExpertDispatch::retry_parked() {
+  std::vector<Parked> waiting = std::move(parked_);
+  parked_.clear();
+  for (auto& parked : waiting) {
+    if (!parked.batch->failure.is_ok()) continue;
+    assign(parked.batch, parked.layer, std::move(parked.routes), parked.since);
+  }
+}
+
+void ExpertDispatch::tick() {
+  const Nanoseconds now = clock_.now();
+  std::vector<std::uint64_t> silent;
+  for (const auto& [id, part] : parts_) {
+    if (now - part.sent >= options_.silence_max) silent.push_back(id);
+  }
+  for (const std::uint64_t id : silent) {
+    const auto part = parts_.find(id);
+    if (part == parts_.end()) continue;
+    hooks_.report({name_, part->second.worker, 0, Code::deadline_exceeded});
+    retry(id, true);
+  }
+  retry_parked();
+  std::vector<Parked> still = parked_;
+  for (const auto& parked : still) {
+    const bool late = now - parked.since >= options_.wait_max ||
+                      (parked.batch->deadline_ns != 0 &&
+                       clock_.wall_now() >= parked.batch->deadline_ns);
+    if (!late || !parked.batch->failure.is_ok()) continue;
+    fail(parked.batch, parked.layer,
+         error(Code::unavailable, "no live worker holds expert {} of layer {}",
+               parked.routes.front().expert, parked.layer));
+  }
+}
+
+void ExpertDispatch::fail(const MicroBatchPtr& batch, std::uint32_t layer, Status why) {
+  batch->failure = std::move(why);
+  std::vector<std::uint64_t> ids;
+  for (const auto& [id, part] : parts_) {
+    if (part.batch == batch) ids.push_back(id);
+  }
+  for (const std::uint64_t id : ids) forget(parts_.find(id));
+  parked_.erase(std::remove_if(parked_.begin(), parked_.end(),
+                               [&](const Parked& parked) { return parked.batch == batch; }),
+                parked_.end());
+  hooks_.done(batch, layer);
+}
+
+bool ExpertDispatch::complete() const {
+  if (layers_ == 0) return false;
+  for (std::uint32_t layer = 0; layer < layers_; ++layer) {
+    for (std::uint32_t expert = 0; expert < experts_; ++expert) {
+      const bool served = std::any_of(workers_.begin(), workers_.end(), [&](const auto& entry) {
+        return entry.second.up && holds(entry.second, layer, expert);
+      });
+      if (!served) return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace fulgur::attention

@@ -1,0 +1,143 @@
+// Sends a micro-batch's tokens to the expert workers and gathers the un-reduced outputs. It knows
+// the placement, which workers are reachable and what is outstanding with each; it re-routes on
+// nack, link loss and silence, and parks routes of an expert nobody serves until someone does or
+// the deadline passes. Which replica answers never changes a result (invariant I1).
+// Plain class: sending, packing and completion are callbacks.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "common/base/clock.hpp"
+#include "common/transport/transport.hpp"
+#include "common/wire/messages.hpp"
+#include "services/attention/micro_batch.hpp"
+
+namespace fulgur::attention {
+
+struct DispatchOptions {
+  std::uint32_t experts_per_token = 2;
+  std::uint32_t hidden = 0;
+  Dtype dtype = Dtype::bf16;
+  /// Weight bytes of an expert over bytes of a row: how many rows cost as much as reading one
+  /// expert's weights. Balances workers by work instead of by rows.
+  std::uint32_t expert_cost_rows = 16;
+  std::uint32_t outstanding_max = 64;          ///< dispatches a worker may owe this shard (credits)
+  Nanoseconds silence_max = 10 * kSecond;      ///< an unanswered dispatch is sent elsewhere
+  Nanoseconds wait_max = 60 * kSecond;         ///< routes without a live replica give up
+};
+
+/// Counters for /metrics. Reactor thread.
+struct DispatchStats {
+  std::uint64_t dispatches_total = 0;
+  std::uint64_t routes_total = 0;
+  std::uint64_t retries_total = 0;
+  std::uint64_t nacks_total = 0;
+  std::uint64_t workers_lost_total = 0;
+  std::uint64_t parked_total = 0;
+  std::uint64_t queue_us_total = 0;    ///< in worker mailboxes
+  std::uint64_t compute_us_total = 0;  ///< in workers
+  std::uint64_t round_trip_us_total = 0;
+};
+
+class ExpertDispatch {
+ public:
+  struct Hooks {
+    /// Sends to a worker; a failure makes the routes go elsewhere.
+    std::function<Status(transport::LinkId, wire::Message)> send;
+    /// Packs rows of batch.y into a wire block [rows, hidden].
+    std::function<wire::Frame(const MicroBatch&, std::span<const std::uint32_t> rows)> pack;
+    /// All outputs of `layer` are in, or batch.failure says why not.
+    std::function<void(MicroBatchPtr, std::uint32_t layer)> done;
+    /// Connects to a worker; 0 when that is impossible.
+    std::function<transport::LinkId(const std::string& endpoint)> connect;
+    std::function<void(transport::LinkId)> disconnect;
+    /// A worker did not answer in time or nacked without reason.
+    std::function<void(const wire::Report&)> report;
+  };
+
+  ExpertDispatch(std::string name, DispatchOptions options, const Clock& clock, Hooks hooks);
+
+  /// Adopts a newer placement; older or equal epochs are ignored (returns false).
+  bool set_placement(const wire::Placement& placement);
+  std::uint64_t epoch() const { return epoch_; }
+
+  void on_link_up(transport::LinkId link, const transport::Peer& peer);
+  void on_link_down(transport::LinkId link);
+  void on_combine(transport::LinkId link, wire::Combine combine);
+  void on_nack(transport::LinkId link, const wire::Nack& nack);
+
+  /// Routes all of the batch's (row, slot) pairs of `layer`; hooks.done follows.
+  void run(MicroBatchPtr batch, std::uint32_t layer);
+
+  /// Times out silent workers and parked routes. Call a few times a second.
+  void tick();
+
+  /// Whether every expert of every layer has a reachable replica.
+  bool complete() const;
+  std::size_t outstanding() const { return parts_.size(); }
+  const DispatchStats& stats() const { return stats_; }
+
+ private:
+  struct Worker {
+    std::string name;
+    std::string endpoint;
+    std::uint64_t incarnation = 0;
+    std::vector<std::uint64_t> replicas;
+    transport::LinkId link = 0;
+    bool up = false;
+    std::uint64_t load = 0;  ///< cost of what is outstanding
+    std::uint32_t outstanding = 0;
+    Nanoseconds avoid_until = 0;  ///< after a nack or silence: only when nobody else holds the expert
+  };
+
+  /// A dispatch on its way. Dropped (and its id forgotten) when its routes go elsewhere.
+  struct Part {
+    MicroBatchPtr batch;
+    std::uint32_t layer = 0;
+    std::string worker;
+    std::vector<wire::Route> routes;  ///< row is the row of the micro-batch
+    std::uint64_t cost = 0;
+    Nanoseconds sent = 0;
+  };
+
+  struct Parked {
+    MicroBatchPtr batch;
+    std::uint32_t layer = 0;
+    std::vector<wire::Route> routes;
+    Nanoseconds since = 0;
+  };
+
+  bool holds(const Worker& worker, std::uint32_t layer, std::uint32_t expert) const;
+  Worker* choose(std::uint32_t layer, std::uint32_t expert,
+                 const std::map<std::string, std::uint64_t>& added);
+  void assign(const MicroBatchPtr& batch, std::uint32_t layer, std::vector<wire::Route> routes,
+              Nanoseconds since);
+  bool send_part(Worker& worker, const MicroBatchPtr& batch, std::uint32_t layer,
+                 std::vector<wire::Route> routes, std::uint64_t cost);
+  void retry(std::uint64_t id, bool avoid_worker);
+  void retry_all_of(const std::string& worker);
+  void retry_parked();
+  void forget(std::map<std::uint64_t, Part>::iterator part);
+  void fail(const MicroBatchPtr& batch, std::uint32_t layer, Status why);
+  Worker* by_link(transport::LinkId link);
+
+  const std::string name_;
+  const DispatchOptions options_;
+  const Clock& clock_;
+  Hooks hooks_;
+  std::uint64_t epoch_ = 0;
+  std::uint64_t generation_ = 0;
+  std::uint32_t layers_ = 0;
+  std::uint32_t experts_ = 0;
+  std::map<std::string, Worker> workers_;  ///< by name: iteration order is part of the schedule
+  std::map<std::uint64_t, Part> parts_;
+  std::vector<Parked> parked_;
+  std::uint64_t next_id_ = 1;
+  DispatchStats stats_;
+};
+
+}  // namespace fulgur::attention

@@ -1,0 +1,78 @@
+// The message that travels the layers: some tokens of some sequences, their hidden states, and what
+// the layers and the expert dispatch leave for each other. One exists per lane and is reused, so a
+// steady state allocates nothing. Exactly one actor works on a micro-batch at a time.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "common/base/memory.hpp"
+#include "common/wire/messages.hpp"
+
+namespace fulgur::attention {
+
+using SequenceId = std::uint64_t;
+
+/// Consecutive tokens of one sequence in a micro-batch.
+struct Slice {
+  SequenceId sequence = 0;
+  std::uint32_t slot = 0;      ///< lightning state slot
+  std::uint32_t row = 0;       ///< first row in the micro-batch
+  std::uint32_t rows = 0;
+  std::uint64_t position = 0;  ///< of the first token in its sequence
+  const std::vector<std::uint32_t>* pages = nullptr;  ///< KV pages; the sequence owns the list
+  std::uint32_t logits_rows = 0;  ///< how many of its last rows need logits
+};
+
+/// A sequence's whole state outside the engine, with what identifies it (invariant I4).
+struct SequenceSnapshot {
+  std::uint64_t prefix_hash = 0;     ///< of the tokens the state has seen
+  std::uint64_t length = 0;          ///< tokens the state has seen
+  std::uint64_t model_fingerprint = 0;
+  std::uint64_t weight_version = 0;
+  std::vector<std::vector<std::byte>> layers;  ///< [layers] slot or page bytes
+
+  std::size_t bytes() const {
+    std::size_t total = 0;
+    for (const auto& layer : layers) total += layer.size();
+    return total;
+  }
+};
+
+enum class Work : std::uint8_t {
+  forward,   ///< compute the slices
+  snapshot,  ///< copy the state of slices[0] into `snapshot`
+  restore,   ///< copy `snapshot` into the state of slices[0]
+};
+
+struct MicroBatch {
+  std::uint32_t lane = 0;
+  Work work = Work::forward;
+  std::vector<Slice> slices;
+  std::vector<std::uint32_t> tokens;  ///< [rows] input ids
+  std::shared_ptr<SequenceSnapshot> snapshot;
+  std::int64_t deadline_ns = 0;  ///< wall clock; the latest of its sequences, 0: none
+  std::uint64_t trace = 0;
+
+  // Activations, float32 row-major.
+  AlignedBuffer<float> h;         ///< [rows, hidden] residual stream between layers
+  AlignedBuffer<float> x;         ///< [rows, hidden] normed input of attention
+  AlignedBuffer<float> y;         ///< [rows, hidden] normed input of the experts
+  const float* residual = nullptr;  ///< [rows, hidden] what the expert output is added to
+
+  // Routing of the layer in progress.
+  std::vector<std::uint16_t> experts;  ///< [rows, k]
+  std::vector<float> weights;          ///< [rows, k]
+  std::vector<const std::byte*> outputs;  ///< [rows * k] expert outputs, un-reduced
+  std::vector<wire::Frame> frames;        ///< keeps `outputs` alive
+  std::uint32_t routes_missing = 0;
+
+  Status failure;  ///< set when the experts could not be reached in time
+
+  std::uint32_t rows() const { return static_cast<std::uint32_t>(tokens.size()); }
+};
+
+using MicroBatchPtr = std::shared_ptr<MicroBatch>;
+
+}  // namespace fulgur::attention

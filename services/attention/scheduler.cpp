@@ -1,0 +1,302 @@
+#include "services/attention/scheduler.hpp"
+
+#include <algorithm>
+
+#include "common/base/rng.hpp"
+#include "kernels/include/fulgur/kernels/backend.hpp"
+
+namespace fulgur::attention {
+namespace {
+
+void insert_by_age(std::vector<SequenceId>& ids, SequenceId id) {
+  ids.insert(std::upper_bound(ids.begin(), ids.end(), id), id);
+}
+
+void insert_by_age(std::deque<SequenceId>& ids, SequenceId id) {
+  ids.insert(std::upper_bound(ids.begin(), ids.end(), id), id);
+}
+
+template <class Container>
+void erase_id(Container& ids, SequenceId id) {
+  ids.erase(std::remove(ids.begin(), ids.end(), id), ids.end());
+}
+
+}  // namespace
+
+std::uint64_t hash_prefix(std::span<const std::uint32_t> tokens) {
+  std::uint64_t hash = 0x66756c677572ULL;
+  for (const std::uint32_t token : tokens) hash = mix64(hash ^ token);
+  return hash;
+}
+
+Scheduler::Scheduler(SchedulerOptions options)
+    : options_(options), slots_(options.slots), pages_(options.pages) {
+  FULGUR_ASSERT(options_.lanes > 0 && options_.batch_tokens > 0, "empty engine");
+}
+
+std::uint32_t Scheduler::pages_for(std::uint64_t tokens) {
+  return static_cast<std::uint32_t>((tokens + kernels::kPageTokens - 1) / kernels::kPageTokens);
+}
+
+Status Scheduler::submit(SequencePtr sequence) {
+  const wire::Submit& submit = sequence->submit;
+  if (submit.tokens.empty() || submit.prompt_tokens == 0 ||
+      submit.prompt_tokens > submit.tokens.size()) {
+    return error(Code::invalid_argument, "the prompt is empty");
+  }
+  for (const std::uint32_t token : submit.tokens) {
+    if (token >= options_.vocab) {
+      return error(Code::invalid_argument, "token id {} is outside the vocabulary of {}", token,
+                   options_.vocab);
+    }
+  }
+  const std::uint64_t longest = std::uint64_t{submit.prompt_tokens} + submit.max_new_tokens;
+  if (longest > options_.positions_max || submit.tokens.size() > options_.positions_max) {
+    return error(Code::invalid_argument, "{} prompt tokens and {} new ones exceed the context of {}",
+                 submit.prompt_tokens, submit.max_new_tokens, options_.positions_max);
+  }
+  if (pages_for(longest) > options_.pages) {
+    return error(Code::invalid_argument, "{} tokens exceed this shard's KV capacity of {}", longest,
+                 std::uint64_t{options_.pages} * kernels::kPageTokens);
+  }
+  if (waiting_.size() >= options_.waiting_max) {
+    return error(Code::resource_exhausted, "{} requests are waiting already", waiting_.size());
+  }
+  const SequenceId id = sequence->id;
+  waiting_.push_back(id);
+  FULGUR_ASSERT(sequences_.emplace(id, std::move(sequence)).second, "sequence id used twice");
+  return Status::ok();
+}
+
+bool Scheduler::plan(MicroBatch& batch) {
+  batch.slices.clear();
+  batch.tokens.clear();
+  batch.failure = Status::ok();
+  batch.snapshot.reset();
+  pages_short_ = false;
+  const bool planned = plan_restore(batch) || plan_forward(batch) || plan_preemption(batch);
+  if (planned) ++lanes_busy_;
+  return planned;
+}
+
+bool Scheduler::plan_restore(MicroBatch& batch) {
+  if (swapped_.empty() || slots_.free() == 0) return false;
+  Sequence& sequence = *sequences_.at(swapped_.front());
+  // Room for its state and one more page, so that it does not come back only to leave again.
+  if (pages_.free() < pages_for(sequence.computed) + 1 && running() > 0) return false;
+  if (!grow_pages(sequence, sequence.computed)) return false;
+  swapped_.pop_front();
+  sequence.slot = slots_.take();
+  sequence.state = SequenceState::running;
+  insert_by_age(running_, sequence.id);
+  batch.work = Work::restore;
+  batch.snapshot = std::move(sequence.snapshot);
+  const bool same = batch.snapshot->length == sequence.computed &&
+                    batch.snapshot->prefix_hash ==
+                        hash_prefix(std::span(sequence.submit.tokens).first(sequence.computed));
+  if (!same) {  // never a wrong answer: compute it again
+    sequence.computed = 0;
+    batch.snapshot.reset();
+    return false;
+  }
+  sequence.lane = batch.lane;
+  batch.slices.push_back(
+      {sequence.id, sequence.slot, 0, 0, sequence.computed, &sequence.pages, 0});
+  return true;
+}
+
+bool Scheduler::plan_forward(MicroBatch& batch) {
+  batch.work = Work::forward;
+  plan_decodes(batch);
+  plan_prefills(batch);
+  if (swapped_.empty()) admit_waiting(batch);
+  return !batch.slices.empty();
+}
+
+std::uint32_t Scheduler::decode_share() const {
+  std::uint32_t ready = 0;
+  for (const SequenceId id : running_) {
+    const Sequence& sequence = *sequences_.at(id);
+    if (!sequence.lane && sequence.pending() == 1) ++ready;
+  }
+  const std::uint32_t lanes_free = std::max(1U, options_.lanes - lanes_busy_);
+  const std::uint32_t share = (ready + lanes_free - 1) / lanes_free;
+  return std::min(options_.batch_tokens, std::max(share, options_.lane_rows_min));
+}
+
+void Scheduler::plan_decodes(MicroBatch& batch) {
+  std::uint32_t share = decode_share();
+  for (const SequenceId id : running_) {
+    if (share == 0) return;
+    Sequence& sequence = *sequences_.at(id);
+    if (sequence.lane || sequence.cancelled || sequence.pending() != 1) continue;
+    if (!grow_pages(sequence, sequence.length())) {
+      pages_short_ = true;
+      continue;
+    }
+    add_slice(batch, sequence, 1);
+    --share;
+  }
+}
+
+std::uint32_t Scheduler::budget_left(const MicroBatch& batch) const {
+  return options_.batch_tokens - std::min(options_.batch_tokens, batch.rows());
+}
+
+std::uint32_t Scheduler::chunk_rows(const Sequence& sequence, std::uint32_t budget) const {
+  const std::uint64_t pending = sequence.pending();
+  if (pending <= budget) return static_cast<std::uint32_t>(pending);
+  const std::uint64_t end = (sequence.computed + budget) / kernels::kLightningBlock *
+                            kernels::kLightningBlock;
+  if (end > sequence.computed) return static_cast<std::uint32_t>(end - sequence.computed);
+  // The budget does not reach the next boundary: only a budget below one block may cut it.
+  return options_.batch_tokens < kernels::kLightningBlock ? budget : 0;
+}
+
+void Scheduler::plan_prefills(MicroBatch& batch) {
+  for (const SequenceId id : running_) {
+    const std::uint32_t budget = budget_left(batch);
+    if (budget == 0) return;
+    Sequence& sequence = *sequences_.at(id);
+    if (sequence.lane || sequence.cancelled || sequence.pending() <= 1) continue;
+    const std::uint32_t rows = chunk_rows(sequence, budget);
+    if (rows == 0) continue;
+    if (!grow_pages(sequence, sequence.computed + rows)) {
+      pages_short_ = true;
+      continue;
+    }
+    add_slice(batch, sequence, rows);
+  }
+}
+
+void Scheduler::admit_waiting(MicroBatch& batch) {
+  while (!waiting_.empty() && slots_.free() > 0 && !pages_short_) {
+    const std::uint32_t budget = budget_left(batch);
+    Sequence& sequence = *sequences_.at(waiting_.front());
+    const std::uint32_t rows = budget == 0 ? 0 : chunk_rows(sequence, budget);
+    if (rows == 0) return;
+    // The whole prompt must fit now: a half-computed prompt that waits for pages helps nobody.
+    if (pages_.free() < pages_for(sequence.length())) return;
+    waiting_.pop_front();
+    sequence.slot = slots_.take();
+    sequence.state = SequenceState::running;
+    insert_by_age(running_, sequence.id);
+    FULGUR_ASSERT(grow_pages(sequence, sequence.length()), "pages were counted free");
+    add_slice(batch, sequence, rows);
+  }
+}
+
+bool Scheduler::plan_preemption(MicroBatch& batch) {
+  if (!pages_short_) return false;
+  // The newest goes first. While others are in flight they may finish and free pages: wait then.
+  for (auto id = running_.rbegin(); id != running_.rend(); ++id) {
+    Sequence& victim = *sequences_.at(*id);
+    if (victim.lane) return false;
+    if (victim.cancelled) continue;
+    victim.lane = batch.lane;
+    batch.work = Work::snapshot;
+    batch.snapshot = std::make_shared<SequenceSnapshot>();
+    batch.snapshot->length = victim.computed;
+    batch.snapshot->prefix_hash =
+        hash_prefix(std::span(victim.submit.tokens).first(victim.computed));
+    batch.slices.push_back({victim.id, victim.slot, 0, 0, victim.computed, &victim.pages, 0});
+    return true;
+  }
+  return false;
+}
+
+bool Scheduler::grow_pages(Sequence& sequence, std::uint64_t tokens) {
+  const std::uint32_t needed = pages_for(tokens);
+  if (needed <= sequence.pages.size()) return true;
+  if (needed - sequence.pages.size() > pages_.free()) return false;
+  while (sequence.pages.size() < needed) sequence.pages.push_back(pages_.take());
+  return true;
+}
+
+void Scheduler::add_slice(MicroBatch& batch, Sequence& sequence, std::uint32_t rows) {
+  Slice slice{sequence.id, sequence.slot, batch.rows(), rows, sequence.computed, &sequence.pages, 0};
+  const bool reaches_end = sequence.computed + rows == sequence.length();
+  if (sequence.submit.prompt_logprobs && sequence.computed < sequence.submit.prompt_tokens) {
+    slice.logits_rows = rows;
+  } else if (reaches_end) {
+    slice.logits_rows = 1;
+  }
+  const auto first = sequence.submit.tokens.begin() + static_cast<std::ptrdiff_t>(sequence.computed);
+  batch.tokens.insert(batch.tokens.end(), first, first + rows);
+  batch.slices.push_back(slice);
+  sequence.lane = batch.lane;
+}
+
+void Scheduler::complete(const MicroBatch& batch) {
+  FULGUR_ASSERT(lanes_busy_ > 0, "a lane completed twice");
+  --lanes_busy_;
+  for (const Slice& slice : batch.slices) {
+    Sequence& sequence = *sequences_.at(slice.sequence);
+    sequence.lane.reset();
+    if (batch.work == Work::forward && batch.failure.is_ok()) sequence.computed += slice.rows;
+    if (batch.work == Work::snapshot) {
+      ++preemptions_;
+      sequence.snapshot = batch.snapshot;
+      release(sequence);
+      erase_id(running_, sequence.id);
+      sequence.state = SequenceState::swapped;
+      insert_by_age(swapped_, sequence.id);
+    }
+  }
+}
+
+void Scheduler::append(Sequence& sequence, std::uint32_t token) {
+  FULGUR_ASSERT(sequence.pending() == 0, "a token before the last one was computed");
+  sequence.submit.tokens.push_back(token);
+}
+
+void Scheduler::release(Sequence& sequence) {
+  slots_.give_back(sequence.slot);
+  for (const std::uint32_t page : sequence.pages) pages_.give_back(page);
+  sequence.pages.clear();
+}
+
+SequencePtr Scheduler::remove(SequenceId id) {
+  const auto found = sequences_.find(id);
+  FULGUR_ASSERT(found != sequences_.end(), "no such sequence");
+  SequencePtr sequence = std::move(found->second);
+  FULGUR_ASSERT(!sequence->lane, "removed while in flight");
+  sequences_.erase(found);
+  if (sequence->state == SequenceState::running) release(*sequence);
+  erase_id(waiting_, id);
+  erase_id(running_, id);
+  erase_id(swapped_, id);
+  return sequence;
+}
+
+Sequence* Scheduler::find(SequenceId id) {
+  const auto found = sequences_.find(id);
+  return found == sequences_.end() ? nullptr : found->second.get();
+}
+
+Sequence* Scheduler::find(transport::LinkId link, std::uint64_t request) {
+  for (const auto& [id, sequence] : sequences_) {
+    if (sequence->link == link && sequence->submit.request == request) return sequence.get();
+  }
+  return nullptr;
+}
+
+std::vector<SequenceId> Scheduler::of_link(transport::LinkId link) const {
+  std::vector<SequenceId> ids;
+  for (const auto& [id, sequence] : sequences_) {
+    if (sequence->link == link) ids.push_back(id);
+  }
+  return ids;
+}
+
+std::vector<SequenceId> Scheduler::expired(std::int64_t wall_now) const {
+  std::vector<SequenceId> ids;
+  for (const auto& [id, sequence] : sequences_) {
+    if (sequence->deadline_ns != 0 && sequence->deadline_ns <= wall_now && !sequence->lane) {
+      ids.push_back(id);
+    }
+  }
+  return ids;
+}
+
+}  // namespace fulgur::attention

@@ -1,0 +1,46 @@
+// A request inside the engine: its tokens, how many of them its state has seen, and what it holds.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "common/base/clock.hpp"
+#include "common/transport/transport.hpp"
+#include "common/wire/messages.hpp"
+#include "services/attention/micro_batch.hpp"
+
+namespace fulgur::attention {
+
+enum class SequenceState : std::uint8_t {
+  waiting,  ///< admitted to the queue; holds nothing
+  running,  ///< holds a slot and pages
+  swapped,  ///< preempted: its state is in `snapshot`
+};
+
+struct Sequence {
+  SequenceId id = 0;
+  transport::LinkId link = 0;  ///< the router that submitted it
+  std::uint64_t trace = 0;
+  std::int64_t deadline_ns = 0;  ///< wall clock; 0: none
+  wire::Submit submit;           ///< `tokens` grows as tokens are generated
+  Nanoseconds arrived = 0;
+
+  SequenceState state = SequenceState::waiting;
+  std::uint64_t computed = 0;  ///< tokens the state has seen
+  std::uint32_t slot = 0;
+  std::vector<std::uint32_t> pages;
+  std::optional<std::uint32_t> lane;  ///< the micro-batch it is in
+  bool cancelled = false;
+  std::uint32_t prompt_logprobs_sent = 0;
+  std::shared_ptr<SequenceSnapshot> snapshot;
+
+  std::uint64_t length() const { return submit.tokens.size(); }
+  std::uint64_t pending() const { return length() - computed; }
+  std::uint32_t generated() const {
+    return static_cast<std::uint32_t>(length() - submit.prompt_tokens);
+  }
+};
+
+}  // namespace fulgur::attention

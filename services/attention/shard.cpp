@@ -1,0 +1,74 @@
+#include "services/attention/shard.hpp"
+
+#include "common/actor/supervisor.hpp"
+#include "services/attention/dispatch_actor.hpp"
+#include "services/attention/engine_actor.hpp"
+#include "services/attention/layer_actor.hpp"
+
+namespace fulgur::attention {
+namespace {
+
+void fill_sizes(ShardOptions& options, const model::ModelConfig& config) {
+  options.scheduler.vocab = config.vocab;
+  options.scheduler.positions_max = config.max_positions;
+  options.dispatch.hidden = config.hidden;
+  options.dispatch.experts_per_token = config.experts_per_token;
+}
+
+/// Sequence state lives in these actors: one that fails cannot be restarted, the shard must be.
+actor::SupervisorOptions end_shard_on_failure(Shard& shard) {
+  actor::SupervisorOptions options;
+  options.restarts_max = 0;
+  options.on_escalate = [&shard](const std::string& child, const std::string& why) {
+    shard.options.on_fatal(fmt::format("{} failed: {}", child, why));
+  };
+  return options;
+}
+
+std::vector<actor::ChildSpec> children_of(Shard& shard, actor::Reactor& reactor) {
+  std::vector<actor::ChildSpec> children;
+  children.push_back({"engine", [&] { return reactor.spawn<EngineActor>(&shard); },
+                      [&](const actor::Handle& started) { shard.engine_actor = started; }});
+  children.push_back({"dispatch", [&] { return reactor.spawn<DispatchActor>(&shard); },
+                      [&](const actor::Handle& started) { shard.dispatch = started; }});
+  for (std::uint32_t index = 0; index < shard.config.layers; ++index) {
+    children.push_back({fmt::format("layer-{}", index),
+                        [&, index] { return reactor.spawn<LayerActor>(&shard, index); },
+                        [&, index](const actor::Handle& started) { shard.layers[index] = started; }});
+  }
+  return children;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Shard>> start_shard(actor::Reactor& reactor,
+                                           const model::Checkpoint& checkpoint,
+                                           kernels::Backend& backend, ShardOptions options) {
+  auto shard = std::make_unique<Shard>();
+  shard->config = checkpoint.config();
+  shard->options = std::move(options);
+  fill_sizes(shard->options, shard->config);
+  FULGUR_ASSIGN_OR_RETURN(shard->weights, ModelWeights::load(checkpoint, backend));
+  shard->pool = BufferPool::make();
+  shard->backend = &backend;
+  shard->transport = &reactor.transport();
+  shard->clock = &reactor.clock();
+  shard->engine = std::make_unique<Engine>(shard->options.scheduler, shard->config, shard->weights,
+                                           checkpoint.fingerprint(), backend, reactor.clock());
+  shard->layers.resize(shard->config.layers);
+  reactor.spawn<actor::Supervisor>(&reactor.clock(), end_shard_on_failure(*shard),
+                                   children_of(*shard, reactor));
+  reactor.run_until_idle();  // the supervisor starts its children
+  reactor.subscribe<wire::Submit>(shard->engine_actor);
+  reactor.subscribe<wire::Cancel>(shard->engine_actor);
+  reactor.subscribe<wire::Placement>(shard->engine_actor);
+  reactor.subscribe<wire::Ack>(shard->engine_actor);
+  reactor.subscribe<wire::Drain>(shard->engine_actor);
+  reactor.subscribe<wire::Combine>(shard->dispatch);
+  reactor.subscribe<wire::Nack>(shard->dispatch);
+  reactor.subscribe_links(shard->engine_actor);
+  reactor.subscribe_links(shard->dispatch);
+  return shard;
+}
+
+}  // namespace fulgur::attention

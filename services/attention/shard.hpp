@@ -1,0 +1,70 @@
+// The parts of a running shard and how they are wired: weights, layers, dispatch, engine, and the
+// actors around them. A service process, a test and the single-process mode all start one with
+// start_shard(); what differs is the reactor and transport they bring.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/actor/reactor.hpp"
+#include "common/base/buffer_pool.hpp"
+#include "common/model/checkpoint.hpp"
+#include "common/wire/messages.hpp"
+#include "kernels/include/fulgur/kernels/backend.hpp"
+#include "services/attention/attention_layer.hpp"
+#include "services/attention/engine.hpp"
+#include "services/attention/expert_dispatch.hpp"
+#include "services/attention/model_weights.hpp"
+
+namespace fulgur::attention {
+
+struct ShardOptions {
+  wire::Register registration;   ///< kind, name, incarnation, endpoints, model identity
+  std::string orchestrator;      ///< endpoint; empty: placement comes by other means
+  transport::Carrier expert_carrier = transport::Carrier::automatic;
+  SchedulerOptions scheduler;    ///< positions_max and vocab are filled from the model
+  DispatchOptions dispatch;      ///< sizes are filled from the model
+  std::function<void()> on_left;  ///< drained after Leave
+  std::function<void(const std::string& why)> on_fatal;
+};
+
+/// Time the shard's thread spent, by what for. Reactor thread.
+struct BusyTime {
+  Nanoseconds lightning = 0;
+  Nanoseconds softmax = 0;
+  Nanoseconds combine = 0;
+  Nanoseconds head = 0;
+
+  Nanoseconds total() const { return lightning + softmax + combine + head; }
+};
+
+/// Everything the actors of one shard share. Outlives them; touched by the reactor thread only.
+struct Shard {
+  ShardOptions options;
+  model::ModelConfig config;
+  ModelWeights weights;
+  LayerScratch scratch;
+  std::shared_ptr<BufferPool> pool;
+  kernels::Backend* backend = nullptr;
+  transport::Transport* transport = nullptr;
+  const Clock* clock = nullptr;
+  std::unique_ptr<Engine> engine;
+  BusyTime busy;
+  DispatchStats dispatch_stats;  ///< copied by the dispatch actor at each tick
+  bool experts_reachable = false;
+  std::uint64_t state_bytes = 0;
+
+  std::vector<actor::Handle> layers;  ///< [layers]
+  actor::Handle dispatch;
+  actor::Handle engine_actor;
+};
+
+/// Packs the weights and starts the actors. The reactor's transport carries everything; reactor,
+/// backend and clock outlive the shard, and the shard outlives the reactor's actors.
+Result<std::unique_ptr<Shard>> start_shard(actor::Reactor& reactor,
+                                           const model::Checkpoint& checkpoint,
+                                           kernels::Backend& backend, ShardOptions options);
+
+}  // namespace fulgur::attention

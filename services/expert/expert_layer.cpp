@@ -1,0 +1,169 @@
+#include "services/expert/expert_layer.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+
+namespace fulgur::expert {
+
+ExpertLayer::ExpertLayer(std::uint32_t layer, std::uint32_t hidden, const WeightStore& store,
+                         kernels::Backend& backend, const Clock& clock, BufferPool& pool,
+                         ExpertLayerLimits limits)
+    : layer_(layer),
+      hidden_(hidden),
+      store_(store),
+      backend_(backend),
+      clock_(clock),
+      pool_(pool),
+      limits_(limits),
+      expert_tokens_(store.experts()) {}
+
+std::optional<wire::NackReason> ExpertLayer::refuse(const wire::Dispatch& dispatch) const {
+  if (dispatch.hidden != hidden_ || dispatch.layer != layer_ || dispatch.routes.empty() ||
+      dispatch.dtype == Dtype::f16) {
+    return wire::NackReason::invalid;
+  }
+  for (const auto& route : dispatch.routes) {
+    if (route.expert >= store_.experts()) return wire::NackReason::invalid;
+    if (!store_.find({layer_, route.expert})) return wire::NackReason::not_held;
+  }
+  if (queue_.size() >= limits_.queue_max) return wire::NackReason::busy;
+  return std::nullopt;
+}
+
+std::optional<wire::NackReason> ExpertLayer::push(Pending pending) {
+  if (auto reason = refuse(pending.dispatch)) return reason;
+  for (const auto& route : pending.dispatch.routes) ++expert_tokens_[route.expert];
+  queue_.push_back(std::move(pending));
+  return std::nullopt;
+}
+
+std::vector<Pending> ExpertLayer::take_batch() {
+  std::size_t rows = 0;
+  std::size_t count = 0;
+  const Dtype dtype = queue_.front().dispatch.dtype;
+  for (const auto& item : queue_) {
+    rows += item.dispatch.routes.size();
+    if (count > 0 && (rows > limits_.batch_rows_max || item.dispatch.dtype != dtype)) break;
+    ++count;
+  }
+  const auto end = queue_.begin() + static_cast<std::ptrdiff_t>(count);
+  std::vector<Pending> batch(std::make_move_iterator(queue_.begin()), std::make_move_iterator(end));
+  queue_.erase(queue_.begin(), end);
+  return batch;
+}
+
+RunResult ExpertLayer::run() {
+  FULGUR_ASSERT(!queue_.empty(), "nothing to run");
+  const Nanoseconds started = clock_.now();
+  std::vector<Pending> batch = take_batch();
+  RunResult result;
+  std::vector<std::byte*> outputs;
+  for (const auto& item : batch) {
+    const auto& dispatch = item.dispatch;
+    const std::size_t bytes = dispatch.routes.size() * hidden_ * size_of(dispatch.dtype);
+    auto memory = pool_.take(bytes);
+    outputs.push_back(memory.get());
+    RunResult::Answer answer{item.link, item.trace, {}};
+    answer.combine.id = dispatch.id;
+    answer.combine.layer = layer_;
+    answer.combine.routes = static_cast<std::uint32_t>(dispatch.routes.size());
+    answer.combine.hidden = hidden_;
+    answer.combine.dtype = dispatch.dtype;
+    answer.combine.queue_us = static_cast<std::uint32_t>((started - item.arrived) / kMicrosecond);
+    answer.combine.outputs = {memory, memory.get(), bytes};
+    result.answers.push_back(std::move(answer));
+    result.routed_rows += dispatch.routes.size();
+  }
+  // The answer is in the shard's order of routes, so only a listing that is already grouped by
+  // expert may be computed in place.
+  const bool grouped = std::is_sorted(
+      batch[0].dispatch.routes.begin(), batch[0].dispatch.routes.end(),
+      [](const wire::Route& a, const wire::Route& b) { return a.expert < b.expert; });
+  if (batch.size() == 1 && grouped) {
+    run_one(batch[0], outputs[0]);
+  } else {
+    run_merged(batch, outputs);
+  }
+  alive_.clear();
+  result.compute = clock_.now() - started;
+  for (auto& answer : result.answers) {
+    answer.combine.compute_us = static_cast<std::uint32_t>(result.compute / kMicrosecond);
+  }
+  return result;
+}
+
+void ExpertLayer::add_group(std::uint16_t expert, std::size_t begin, std::size_t end) {
+  alive_.push_back(store_.find({layer_, expert}));
+  FULGUR_ASSERT(alive_.back() != nullptr, "a replica was retired under a queued dispatch");
+  groups_.push_back({alive_.back().get(), std::span(rows_).subspan(begin, end - begin),
+                     static_cast<std::uint32_t>(begin)});
+}
+
+void ExpertLayer::run_one(const Pending& item, std::byte* output) {
+  const auto& routes = item.dispatch.routes;
+  rows_.resize(routes.size());
+  groups_.clear();
+  for (std::size_t begin = 0; begin < routes.size();) {
+    std::size_t end = begin;
+    for (; end < routes.size() && routes[end].expert == routes[begin].expert; ++end) {
+      rows_[end] = routes[end].row;
+    }
+    add_group(routes[begin].expert, begin, end);
+    begin = end;
+  }
+  backend_.experts(item.dispatch.activations.data, item.dispatch.dtype, hidden_, groups_, output,
+                   item.dispatch.dtype);
+}
+
+void ExpertLayer::run_merged(const std::vector<Pending>& batch,
+                             const std::vector<std::byte*>& outputs) {
+  // Where each route's activation row is, and where its output row must go, ordered by expert.
+  struct Place {
+    std::uint16_t expert;
+    std::uint32_t input_row;
+    std::byte* output;
+  };
+  const Dtype dtype = batch[0].dispatch.dtype;
+  const std::size_t row_bytes = hidden_ * size_of(dtype);
+  std::size_t input_rows = 0;
+  for (const auto& item : batch) input_rows += item.dispatch.rows;
+  std::byte* input = merged_input_.reserve(input_rows * row_bytes);
+  std::vector<Place> places;
+  std::uint32_t first_row = 0;
+  for (std::size_t at = 0; at < batch.size(); ++at) {
+    const auto& dispatch = batch[at].dispatch;
+    std::memcpy(input + first_row * row_bytes, dispatch.activations.data, dispatch.rows * row_bytes);
+    for (std::size_t route = 0; route < dispatch.routes.size(); ++route) {
+      places.push_back({dispatch.routes[route].expert, first_row + dispatch.routes[route].row,
+                        outputs[at] + route * row_bytes});
+    }
+    first_row += dispatch.rows;
+  }
+  std::stable_sort(places.begin(), places.end(),
+                   [](const Place& a, const Place& b) { return a.expert < b.expert; });
+  rows_.resize(places.size());
+  groups_.clear();
+  for (std::size_t begin = 0; begin < places.size();) {
+    std::size_t end = begin;
+    for (; end < places.size() && places[end].expert == places[begin].expert; ++end) {
+      rows_[end] = places[end].input_row;
+    }
+    add_group(places[begin].expert, begin, end);
+    begin = end;
+  }
+  std::byte* merged = merged_output_.reserve(places.size() * row_bytes);
+  backend_.experts(input, dtype, hidden_, groups_, merged, dtype);
+  for (std::size_t at = 0; at < places.size(); ++at) {
+    std::memcpy(places[at].output, merged + at * row_bytes, row_bytes);
+  }
+}
+
+void ExpertLayer::take_expert_tokens(std::vector<std::uint64_t>& tokens) {
+  for (std::size_t expert = 0; expert < expert_tokens_.size(); ++expert) {
+    tokens[expert] += expert_tokens_[expert];
+    expert_tokens_[expert] = 0;
+  }
+}
+
+}  // namespace fulgur::expert

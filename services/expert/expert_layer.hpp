@@ -1,0 +1,89 @@
+// One layer's experts on one worker, without any actor: a bounded queue of dispatches and the merge
+// of everything pending into one grouped SwiGLU, so that each expert's weights are read once however
+// many shards wait for them. Results never depend on what was merged (invariant I1).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "common/base/buffer_pool.hpp"
+#include "common/base/clock.hpp"
+#include "common/base/memory.hpp"
+#include "common/transport/transport.hpp"
+#include "common/wire/messages.hpp"
+#include "kernels/include/fulgur/kernels/backend.hpp"
+#include "services/expert/weight_store.hpp"
+
+namespace fulgur::expert {
+
+/// A dispatch waiting in a layer's queue and the link its answer goes to.
+struct Pending {
+  transport::LinkId link = 0;
+  std::uint64_t trace = 0;
+  Nanoseconds arrived = 0;
+  wire::Dispatch dispatch;
+};
+
+struct ExpertLayerLimits {
+  std::size_t queue_max = 256;      ///< dispatches; one more is answered busy
+  std::size_t batch_rows_max = 8192;  ///< routed rows merged into one run
+};
+
+/// What one run produced: the answers in the order the dispatches arrived, and its cost.
+struct RunResult {
+  struct Answer {
+    transport::LinkId link = 0;
+    std::uint64_t trace = 0;
+    wire::Combine combine;
+  };
+  std::vector<Answer> answers;
+  Nanoseconds compute = 0;
+  std::size_t routed_rows = 0;
+};
+
+class ExpertLayer {
+ public:
+  /// All outlive the layer. hidden: model width.
+  ExpertLayer(std::uint32_t layer, std::uint32_t hidden, const WeightStore& store,
+              kernels::Backend& backend, const Clock& clock, BufferPool& pool,
+              ExpertLayerLimits limits);
+
+  /// Queues a dispatch, or says why this worker will not run it.
+  std::optional<wire::NackReason> push(Pending pending);
+  bool idle() const { return queue_.empty(); }
+  std::size_t queued() const { return queue_.size(); }
+
+  /// Runs what is pending (bounded by batch_rows_max) as one grouped product.
+  RunResult run();
+
+  /// Adds the routed rows per expert since the last call into tokens[expert] and clears them.
+  void take_expert_tokens(std::vector<std::uint64_t>& tokens);
+
+ private:
+  std::optional<wire::NackReason> refuse(const wire::Dispatch& dispatch) const;
+  void add_group(std::uint16_t expert, std::size_t begin, std::size_t end);
+  std::vector<Pending> take_batch();
+  void run_one(const Pending& item, std::byte* output);
+  void run_merged(const std::vector<Pending>& batch, const std::vector<std::byte*>& outputs);
+
+  const std::uint32_t layer_;
+  const std::uint32_t hidden_;
+  const WeightStore& store_;
+  kernels::Backend& backend_;
+  const Clock& clock_;
+  BufferPool& pool_;
+  const ExpertLayerLimits limits_;
+  std::vector<Pending> queue_;
+  std::vector<std::uint64_t> expert_tokens_;  ///< [experts]
+
+  // Scratch of a run, reused.
+  std::vector<kernels::ExpertGroup> groups_;
+  std::vector<std::shared_ptr<const kernels::Expert>> alive_;
+  std::vector<std::uint32_t> rows_;
+  AlignedBuffer<std::byte> merged_input_;
+  AlignedBuffer<std::byte> merged_output_;
+};
+
+}  // namespace fulgur::expert

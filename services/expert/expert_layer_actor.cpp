@@ -1,0 +1,69 @@
+#include "services/expert/expert_layer_actor.hpp"
+
+#include "common/base/log.hpp"
+#include "common/wire/codec.hpp"
+
+namespace fulgur::expert {
+
+ExpertLayerActor::ExpertLayerActor(actor::Self& self, WorkerContext* context, std::uint32_t layer)
+    : self_(self),
+      context_(*context),
+      layer_(layer, context->hidden, *context->store, *context->backend, *context->clock,
+             *context->pool, context->limits) {
+  load_.layer = layer;
+}
+
+caf::behavior ExpertLayerActor::make_behavior() {
+  return {
+      [this](actor::Received<wire::Dispatch>& received) { on_dispatch(received); },
+      [this](RunPending) { run_pending(); },
+      [this](AskLoad) { return take_load(); },
+  };
+}
+
+void ExpertLayerActor::on_dispatch(actor::Received<wire::Dispatch>& received) {
+  const std::uint64_t id = received.body.id;
+  auto refused = layer_.push(
+      {received.link, received.trace, context_.clock->now(), std::move(received.body)});
+  if (refused) {
+    send(received.link, received.trace, wire::Nack{id, context_.epoch, load_.layer, *refused});
+    return;
+  }
+  ++load_.dispatches_total;
+  if (run_queued_) return;
+  // Behind the dispatches that are already in the mailbox: they join this run.
+  run_queued_ = true;
+  self_.send(&self_, RunPending{});
+}
+
+void ExpertLayerActor::run_pending() {
+  run_queued_ = false;
+  RunResult result = layer_.run();
+  load_.routed_rows_total += result.routed_rows;
+  load_.busy_total += result.compute;
+  for (auto& answer : result.answers) send(answer.link, answer.trace, std::move(answer.combine));
+  if (!layer_.idle()) {
+    run_queued_ = true;
+    self_.send(&self_, RunPending{});
+  }
+}
+
+LayerLoad ExpertLayerActor::take_load() {
+  load_.queued = layer_.queued();
+  load_.expert_tokens.assign(context_.store->experts(), 0);
+  layer_.take_expert_tokens(load_.expert_tokens);
+  return load_;
+}
+
+void ExpertLayerActor::send(transport::LinkId link, std::uint64_t trace, wire::Body body) {
+  wire::Message message;
+  message.sender = context_.name;
+  message.trace = trace;
+  message.body = std::move(body);
+  // A shard that is gone or does not read gets no answer; it re-dispatches by its own deadline.
+  if (auto sent = context_.transport->send(link, wire::encode(message)); !sent.is_ok()) {
+    log::warn("answer not sent layer={} why=\"{}\"", load_.layer, sent.message());
+  }
+}
+
+}  // namespace fulgur::expert

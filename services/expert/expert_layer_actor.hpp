@@ -1,0 +1,43 @@
+// Actor shell of ExpertLayer: it drains its mailbox into the layer's queue, then runs everything
+// pending as one grouped product and answers each shard on the link its dispatch came by.
+#pragma once
+
+#include "common/actor/messages.hpp"
+#include "services/expert/expert_layer.hpp"
+#include "services/expert/messages.hpp"
+
+namespace fulgur::expert {
+
+/// What the layer actors of one worker share. Outlives them.
+struct WorkerContext {
+  std::string name;
+  std::uint32_t hidden = 0;
+  transport::Transport* transport = nullptr;
+  kernels::Backend* backend = nullptr;
+  WeightStore* store = nullptr;
+  const Clock* clock = nullptr;
+  std::shared_ptr<BufferPool> pool;
+  ExpertLayerLimits limits;
+  std::uint64_t epoch = 0;  ///< last epoch prepared, for Nack
+  bool draining = false;
+};
+
+class ExpertLayerActor {
+ public:
+  ExpertLayerActor(actor::Self& self, WorkerContext* context, std::uint32_t layer);
+  caf::behavior make_behavior();
+
+ private:
+  void on_dispatch(actor::Received<wire::Dispatch>& received);
+  void run_pending();
+  LayerLoad take_load();
+  void send(transport::LinkId link, std::uint64_t trace, wire::Body body);
+
+  actor::Self& self_;
+  WorkerContext& context_;
+  ExpertLayer layer_;
+  LayerLoad load_;
+  bool run_queued_ = false;
+};
+
+}  // namespace fulgur::expert

@@ -1,0 +1,66 @@
+// The worker's front: it hands dispatches to the layer actors, loads and frees replicas as the
+// orchestrator's epochs ask, and reports load. One a process.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/actor/orchestrator_link.hpp"
+#include "common/actor/reactor.hpp"
+#include "common/actor/supervisor.hpp"
+#include "services/expert/expert_layer_actor.hpp"
+#include "services/expert/messages.hpp"
+
+namespace fulgur::expert {
+
+struct NodeOptions {
+  std::string orchestrator;     ///< endpoint; empty: none
+  wire::Register registration;  ///< held, epoch and load are filled at each registration
+  std::function<void()> on_left;  ///< called once, when the worker has drained
+  std::function<void(const std::string& why)> on_fatal;
+};
+
+/// Counters the admin endpoint reads. Reactor thread.
+struct NodeLoad {
+  wire::Load load;
+  std::vector<std::uint64_t> expert_tokens_total;  ///< [layers * experts]
+  std::uint64_t nacks_total = 0;
+};
+
+class ExpertNodeActor {
+ public:
+  ExpertNodeActor(actor::Self& self, WorkerContext* context, NodeOptions options,
+                  ReplicaLoader* loader, NodeLoad* load);
+  caf::behavior make_behavior();
+
+ private:
+  void start_layers();
+  void on_dispatch(actor::Received<wire::Dispatch>& received);
+  void on_prepare(const wire::Prepare& prepare);
+  void on_loaded(const ReplicaLoaded& loaded);
+  void on_retire(const wire::Retire& retire);
+  void on_ack(const wire::Ack& ack);
+  void on_layer_load(const LayerLoad& layer);
+  void beat();
+  void leave();
+  void finish_prepare(Code code, std::string message);
+  wire::Register describe() const;
+
+  actor::Self& self_;
+  WorkerContext& context_;
+  NodeOptions options_;
+  ReplicaLoader* loader_;  ///< null when the replicas are fixed at start
+  NodeLoad& load_;
+  actor::OrchestratorLink orchestrator_;
+  std::vector<actor::Handle> layers_;
+  std::vector<LayerLoad> last_;         ///< [layers]
+  std::size_t loads_missing_ = 0;       ///< answers to AskLoad still awaited
+  std::vector<wire::ExpertTokens> fresh_tokens_;
+  std::uint64_t preparing_epoch_ = 0;   ///< 0: none
+  std::size_t replicas_missing_ = 0;
+  ReplicaSet wanted_;
+};
+
+}  // namespace fulgur::expert

@@ -1,0 +1,43 @@
+// The parts of a running expert worker and how they are wired. A service process, a test and the
+// single-process mode all start one with start_worker().
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "common/actor/reactor.hpp"
+#include "common/model/checkpoint.hpp"
+#include "kernels/include/fulgur/kernels/backend.hpp"
+#include "services/expert/expert_node_actor.hpp"
+
+namespace fulgur::expert {
+
+struct WorkerOptions {
+  wire::Register registration;  ///< kind, name, incarnation, endpoints, model identity
+  std::string orchestrator;     ///< endpoint; empty: replicas are the ones in `hold`
+  std::vector<ReplicaId> hold;  ///< loaded before serving
+  ExpertLayerLimits limits;
+  std::function<void()> on_left;
+  std::function<void(const std::string& why)> on_fatal;
+};
+
+/// Everything the actors of one worker share. Outlives them; touched by the reactor thread only.
+struct Worker {
+  WorkerContext context;
+  std::unique_ptr<WeightStore> store;
+  std::unique_ptr<ReplicaLoader> loader;
+  NodeLoad load;
+  actor::Handle node;
+};
+
+/// Loads `options.hold` and starts the actors. `packer` packs replicas that an orchestrator asks for
+/// on the loader's own thread; null when replicas are fixed. Reactor, checkpoint, backend and clock
+/// outlive the worker, and the worker outlives the reactor's actors.
+Result<std::unique_ptr<Worker>> start_worker(actor::Reactor& reactor,
+                                             std::shared_ptr<const model::Checkpoint> checkpoint,
+                                             kernels::Backend& backend,
+                                             std::unique_ptr<kernels::Backend> packer,
+                                             WorkerOptions options);
+
+}  // namespace fulgur::expert
