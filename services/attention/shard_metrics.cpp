@@ -1,0 +1,140 @@
+#include "services/attention/shard_metrics.hpp"
+
+#include "common/service/reactor_metrics.hpp"
+
+namespace fulgur::attention {
+namespace {
+
+/// A total kept elsewhere and the counter that shows it.
+struct Mirror {
+  telemetry::MirroredCounter counter;
+  std::function<std::uint64_t(const Shard&)> read;
+};
+
+struct Reading {
+  telemetry::Gauge& gauge;
+  std::function<double(const Shard&)> read;
+};
+
+struct ShardMetrics {
+  explicit ShardMetrics(telemetry::Metrics& metrics) : reactor(metrics) {
+    add_engine(metrics);
+    add_dispatch(metrics);
+    add_busy(metrics);
+    add_state(metrics);
+    metrics.add_alias("vllm:num_requests_running", "fulgur_requests_running");
+    metrics.add_alias("vllm:num_requests_waiting", "fulgur_requests_waiting");
+    metrics.add_alias("vllm:kv_cache_usage_perc", "fulgur_kv_usage_ratio");
+  }
+
+  void count(telemetry::Metrics& metrics, const char* name, const char* help,
+             std::function<std::uint64_t(const Shard&)> read, const telemetry::Labels& labels = {}) {
+    mirrors.push_back({telemetry::MirroredCounter(metrics.counter(name, help, labels)),
+                       std::move(read)});
+  }
+
+  void show(telemetry::Metrics& metrics, const char* name, const char* help,
+            std::function<double(const Shard&)> read) {
+    readings.push_back({metrics.gauge(name, help), std::move(read)});
+  }
+
+  void add_engine(telemetry::Metrics& metrics) {
+    count(metrics, "fulgur_requests_total", "Requests submitted to this shard",
+          [](const Shard& shard) { return shard.engine->stats().requests_total; });
+    count(metrics, "fulgur_generated_tokens_total", "Tokens sampled",
+          [](const Shard& shard) { return shard.engine->stats().generated_tokens_total; });
+    count(metrics, "fulgur_prompt_tokens_total", "Prompt tokens of requests that began to answer",
+          [](const Shard& shard) { return shard.engine->stats().prompt_tokens_total; });
+    count(metrics, "fulgur_micro_batches_total", "Micro-batches sent through the layers",
+          [](const Shard& shard) { return shard.engine->stats().micro_batches_total; });
+    count(metrics, "fulgur_micro_batch_rows_total", "Token rows in those micro-batches",
+          [](const Shard& shard) { return shard.engine->stats().rows_total; });
+    count(metrics, "fulgur_preemptions_total", "Sequences moved to host memory for lack of pages",
+          [](const Shard& shard) { return shard.engine->scheduler().preemptions(); });
+    const std::pair<const char*, std::size_t> reasons[] = {
+        {"stop", 0}, {"length", 1}, {"cancelled", 2}, {"error", 3}};
+    for (const auto& [reason, at] : reasons) {
+      count(metrics, "fulgur_requests_finished_total", "Requests that ended, by reason",
+            [at = at](const Shard& shard) { return shard.engine->stats().finished_total[at]; },
+            {{"reason", reason}});
+    }
+  }
+
+  void add_dispatch(telemetry::Metrics& metrics) {
+    count(metrics, "fulgur_dispatches_total", "Dispatches sent to expert workers",
+          [](const Shard& shard) { return shard.dispatch_stats.dispatches_total; });
+    count(metrics, "fulgur_dispatch_routes_total", "(token, slot) pairs routed to experts",
+          [](const Shard& shard) { return shard.dispatch_stats.routes_total; });
+    count(metrics, "fulgur_dispatch_retries_total", "Dispatches sent again to another replica",
+          [](const Shard& shard) { return shard.dispatch_stats.retries_total; });
+    count(metrics, "fulgur_dispatch_nacks_total", "Dispatches a worker refused",
+          [](const Shard& shard) { return shard.dispatch_stats.nacks_total; });
+    count(metrics, "fulgur_dispatch_parked_total", "Times routes waited for a live replica",
+          [](const Shard& shard) { return shard.dispatch_stats.parked_total; });
+    count(metrics, "fulgur_workers_lost_total", "Links to expert workers that went down",
+          [](const Shard& shard) { return shard.dispatch_stats.workers_lost_total; });
+    count(metrics, "fulgur_dispatch_round_trip_microseconds_total",
+          "Dispatch to combine, summed over dispatches",
+          [](const Shard& shard) { return shard.dispatch_stats.round_trip_us_total; });
+    count(metrics, "fulgur_dispatch_queue_microseconds_total", "Of that, in workers' mailboxes",
+          [](const Shard& shard) { return shard.dispatch_stats.queue_us_total; });
+    count(metrics, "fulgur_dispatch_compute_microseconds_total", "Of that, in expert products",
+          [](const Shard& shard) { return shard.dispatch_stats.compute_us_total; });
+  }
+
+  void add_busy(telemetry::Metrics& metrics) {
+    const std::pair<const char*, Nanoseconds BusyTime::*> parts[] = {
+        {"lightning", &BusyTime::lightning},
+        {"softmax", &BusyTime::softmax},
+        {"combine", &BusyTime::combine},
+        {"head", &BusyTime::head}};
+    for (const auto& [part, member] : parts) {
+      count(metrics, "fulgur_attention_busy_nanoseconds_total", "Time the shard computed, by part",
+            [member = member](const Shard& shard) {
+              return static_cast<std::uint64_t>(shard.busy.*member);
+            },
+            {{"part", part}});
+    }
+  }
+
+  void add_state(telemetry::Metrics& metrics) {
+    show(metrics, "fulgur_requests_running", "Sequences that hold state",
+         [](const Shard& shard) { return shard.engine->scheduler().running(); });
+    show(metrics, "fulgur_requests_waiting", "Sequences queued or preempted",
+         [](const Shard& shard) { return shard.engine->scheduler().waiting(); });
+    show(metrics, "fulgur_kv_pages_used", "KV pages in use",
+         [](const Shard& shard) { return shard.engine->scheduler().pages().used(); });
+    show(metrics, "fulgur_kv_pages", "KV pages in all",
+         [](const Shard& shard) { return shard.engine->scheduler().pages().total(); });
+    show(metrics, "fulgur_kv_usage_ratio", "Used share of KV pages, 0 to 1", [](const Shard& shard) {
+      const FreeList& pages = shard.engine->scheduler().pages();
+      return static_cast<double>(pages.used()) / std::max(1U, pages.total());
+    });
+    show(metrics, "fulgur_state_slots_used", "Lightning state slots in use",
+         [](const Shard& shard) { return shard.engine->scheduler().slots().used(); });
+    show(metrics, "fulgur_state_slots", "Lightning state slots in all",
+         [](const Shard& shard) { return shard.engine->scheduler().slots().total(); });
+    show(metrics, "fulgur_state_bytes", "Memory set aside for sequence state",
+         [](const Shard& shard) { return static_cast<double>(shard.state_bytes); });
+  }
+
+  service::ReactorMetrics reactor;
+  std::vector<Mirror> mirrors;
+  std::vector<Reading> readings;
+};
+
+}  // namespace
+
+std::function<void()> shard_metrics(telemetry::Metrics& metrics, actor::Reactor& reactor,
+                                    Shard& shard, service::Admin& admin) {
+  auto own = std::make_shared<ShardMetrics>(metrics);
+  return [own, &reactor, &shard, &admin] {
+    own->reactor.refresh(reactor, reactor.transport().stats());
+    for (auto& mirror : own->mirrors) mirror.counter.set(mirror.read(shard));
+    for (auto& reading : own->readings) reading.gauge.Set(reading.read(shard));
+    admin.set_ready(shard.experts_reachable,
+                    shard.experts_reachable ? "ok" : "not every expert has a reachable replica");
+  };
+}
+
+}  // namespace fulgur::attention
