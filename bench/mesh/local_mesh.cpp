@@ -49,7 +49,8 @@ class LocalMesh::Client {
       generation.prompt.push_back(std::move(event));
       return;
     }
-    FULGUR_ASSERT(event.index == generation.tokens.size(), "a token is missing or doubled");
+    FULGUR_ASSERT(event.index == mesh_.first_index_[event.request] + generation.tokens.size(),
+                  "a token is missing or doubled");
     generation.tokens.push_back(event.token);
     generation.logprobs.push_back(event.logprob);
     generation.top.push_back(std::move(event.top));

@@ -50,6 +50,8 @@ class LocalMesh {
   /// Starts a request on a shard; submit.request is overwritten with the returned id.
   std::uint64_t submit(wire::Submit submit, std::uint32_t shard = 0);
   void cancel(std::uint64_t request);
+  /// The request's first token will have this index (it continues an earlier one).
+  void expect_from(std::uint64_t request, std::uint32_t index) { first_index_[request] = index; }
   const Generation& generation(std::uint64_t request) const { return generations_.at(request); }
   bool finished(std::uint64_t request) const { return generations_.at(request).done; }
 
@@ -92,6 +94,7 @@ class LocalMesh {
   std::vector<transport::LinkId> shard_links_;  ///< [shards] of the client
   std::map<std::uint64_t, Generation> generations_;
   std::map<std::uint64_t, std::uint32_t> shard_of_;
+  std::map<std::uint64_t, std::uint32_t> first_index_;
   std::uint64_t next_request_ = 1;
   std::uint64_t next_incarnation_ = 1;
   std::size_t running_ = 0;

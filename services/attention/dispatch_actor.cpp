@@ -48,6 +48,7 @@ ExpertDispatch::Hooks DispatchActor::make_hooks() {
     return pack(batch, rows);
   };
   hooks.done = [this](const MicroBatchPtr& batch, std::uint32_t layer) {
+    shard_.dispatch_stats = dispatch_.stats();
     actor::tell(shard_.layers[layer], ExpertsDone{batch});
   };
   hooks.connect = [this](const std::string& endpoint) -> transport::LinkId {

@@ -137,6 +137,7 @@ void ExpertDispatch::assign(const MicroBatchPtr& batch, std::uint32_t layer,
   std::stable_sort(groups.begin(), groups.end(), [](const Group& a, const Group& b) {
     return a.end - a.begin > b.end - b.begin;
   });
+  stats_.expert_groups_total += groups.size();
   std::map<std::string, std::uint64_t> cost;
   std::map<std::string, std::vector<wire::Route>> chosen;
   Parked unplaced{batch, layer, {}, since};

@@ -34,6 +34,7 @@ struct DispatchOptions {
 struct DispatchStats {
   std::uint64_t dispatches_total = 0;
   std::uint64_t routes_total = 0;
+  std::uint64_t expert_groups_total = 0;  ///< (expert, dispatch) pairs: expert weights read
   std::uint64_t retries_total = 0;
   std::uint64_t nacks_total = 0;
   std::uint64_t workers_lost_total = 0;

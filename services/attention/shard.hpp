@@ -52,7 +52,7 @@ struct Shard {
   const Clock* clock = nullptr;
   std::unique_ptr<Engine> engine;
   BusyTime busy;
-  DispatchStats dispatch_stats;  ///< copied by the dispatch actor at each tick
+  DispatchStats dispatch_stats;  ///< copied by the dispatch actor after each layer
   bool experts_reachable = false;
   std::uint64_t state_bytes = 0;
 

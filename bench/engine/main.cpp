@@ -1,0 +1,195 @@
+// fulgur-bench-engine: decode and prefill speed of one process, and of a running mesh (--mesh with
+// its shard's endpoint), beside the bound of this machine measured in the same run. Decode is bound
+// by the bytes of weights read, prefill by bf16 (or float32) products.
+#include <CLI/CLI.hpp>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "bench/engine/mesh_target.hpp"
+#include "bench/engine/workload.hpp"
+#include "bench/mesh/local_mesh.hpp"
+#include "common/base/log.hpp"
+#include "common/base/memory.hpp"
+#include "kernels/bench/roofline.hpp"
+
+using namespace fulgur;
+
+namespace {
+
+struct Options {
+  std::string model;
+  std::string mesh;
+  std::uint32_t threads = 2;
+  std::string activations = "bf16";
+  std::vector<std::uint32_t> decode{1, 8, 32};
+  std::vector<std::uint32_t> prefill{512, 4096};
+  std::uint32_t steps = 32;
+  std::uint32_t repeats = 3;
+  bool json = false;
+};
+
+/// Weight bytes of the attention part and operations of one token, for the bounds.
+struct Costs {
+  double attention_bytes = 0;  ///< read by every step
+  double expert_bytes = 0;
+  double flops_per_token = 0;
+};
+
+Costs costs_of(const model::ModelConfig& config) {
+  Costs costs;
+  const double active = static_cast<double>(config.active_params());
+  const double experts = static_cast<double>(config.expert_params()) * config.experts_per_token *
+                         config.layers;
+  costs.attention_bytes = 2 * (active - experts + static_cast<double>(config.head_params()));
+  costs.expert_bytes = 2 * static_cast<double>(config.expert_params());
+  costs.flops_per_token = 2 * active;
+  return costs;
+}
+
+struct Row {
+  std::string kind;
+  bench::Point point;
+  double bound_tokens_per_s = 0;
+};
+
+/// Median by speed of `repeats` measurements.
+bench::Point median(std::uint32_t repeats, const std::function<bench::Point()>& measure) {
+  std::vector<bench::Point> points;
+  for (std::uint32_t i = 0; i < repeats; ++i) points.push_back(measure());
+  std::sort(points.begin(), points.end(), [](const auto& a, const auto& b) {
+    return a.tokens_per_s() < b.tokens_per_s();
+  });
+  return points[points.size() / 2];
+}
+
+std::vector<Row> run_workloads(const Options& options, bench::Target target,
+                               const model::ModelConfig& config, const kernels::Roofline& roofline,
+                               const std::function<std::pair<double, double>()>& groups_and_steps) {
+  const RealClock clock;
+  const Costs costs = costs_of(config);
+  std::vector<Row> rows;
+  for (const std::uint32_t batch : options.decode) {
+    double bytes_per_step = 0;
+    const auto point = median(options.repeats, [&] {
+      const auto before = groups_and_steps();
+      auto measured = bench::measure_decode(target, clock, config.vocab, batch, 16, options.steps);
+      const auto after = groups_and_steps();
+      const double steps = after.second - before.second;
+      bytes_per_step = costs.attention_bytes +
+                       costs.expert_bytes * (steps > 0 ? (after.first - before.first) / steps : 0);
+      return measured;
+    });
+    const double bound = bytes_per_step > costs.attention_bytes
+                             ? roofline.read_gb_s * 1e9 / bytes_per_step * batch
+                             : 0;
+    rows.push_back({"decode", point, bound});
+  }
+  const double peak = options.activations == "f32" ? roofline.f32_gf_s : roofline.bf16_gf_s;
+  for (const std::uint32_t prompt : options.prefill) {
+    const auto point = median(options.repeats, [&] {
+      return bench::measure_prefill(target, clock, config.vocab, prompt);
+    });
+    rows.push_back({"prefill", point, peak * 1e9 / costs.flops_per_token});
+  }
+  return rows;
+}
+
+void print(const Options& options, const kernels::Roofline& roofline, const std::vector<Row>& rows) {
+  if (options.json) {
+    nlohmann::json out;
+    out["roofline"] = {{"read_gb_s", roofline.read_gb_s},
+                       {"bf16_gf_s", roofline.bf16_gf_s},
+                       {"f32_gf_s", roofline.f32_gf_s}};
+    for (const auto& row : rows) {
+      out["rows"].push_back({{"kind", row.kind},
+                             {"batch", row.point.batch},
+                             {"prompt", row.point.prompt},
+                             {"tokens_per_s", row.point.tokens_per_s()},
+                             {"bound_tokens_per_s", row.bound_tokens_per_s}});
+    }
+    std::printf("%s\n", out.dump(2).c_str());
+    return;
+  }
+  std::printf("machine: read %.1f GB/s, bf16 %.0f GF/s, f32 %.0f GF/s (%u threads)\n",
+              roofline.read_gb_s, roofline.bf16_gf_s, roofline.f32_gf_s, options.threads);
+  std::printf("%-8s %6s %7s %12s %14s %9s\n", "kind", "batch", "prompt", "tokens/s", "bound tok/s",
+              "of bound");
+  for (const auto& row : rows) {
+    std::printf("%-8s %6u %7u %12.1f ", row.kind.c_str(), row.point.batch, row.point.prompt,
+                row.point.tokens_per_s());
+    if (row.bound_tokens_per_s > 0) {
+      std::printf("%14.1f %8.1f%%\n", row.bound_tokens_per_s,
+                  100 * row.point.tokens_per_s() / row.bound_tokens_per_s);
+    } else {
+      std::printf("%14s %9s\n", "-", "-");
+    }
+  }
+}
+
+Status run_local(const Options& options, std::shared_ptr<const model::Checkpoint> checkpoint,
+                 const kernels::Roofline& roofline) {
+  const RealClock clock;
+  const std::vector<int> cpus = kernels::allowed_cpus();
+  kernels::CpuOptions cpu;
+  cpu.precision = options.activations == "f32" ? kernels::Precision::f32 : kernels::Precision::bf16;
+  cpu.threads = options.threads;
+  if (cpus.size() >= options.threads) cpu.cpus.assign(cpus.begin(), cpus.begin() + options.threads);
+  FULGUR_ASSIGN_OR_RETURN(auto backend, kernels::make_cpu_backend(cpu));
+  mesh::LocalMeshOptions local;
+  local.activations = options.activations == "f32" ? Dtype::f32 : Dtype::bf16;
+  local.scheduler.slots = 32;
+  local.scheduler.pages = 256;
+  FULGUR_ASSIGN_OR_RETURN(auto mesh, mesh::LocalMesh::start(checkpoint, *backend, clock, local));
+  bench::Target target;
+  target.submit = [&](wire::Submit submit) { return mesh->submit(std::move(submit)); };
+  target.tokens = [&](std::uint64_t request) { return mesh->generation(request).tokens.size(); };
+  target.finished = [&](std::uint64_t request) { return mesh->finished(request); };
+  target.wait = [&](const std::function<bool()>& done) {
+    while (!done()) mesh->step();
+  };
+  const auto counters = [&] {
+    const auto& shard = mesh->shard(0);
+    return std::pair{static_cast<double>(shard.dispatch_stats.expert_groups_total),
+                     static_cast<double>(shard.engine->stats().micro_batches_total)};
+  };
+  print(options, roofline,
+        run_workloads(options, target, checkpoint->config(), roofline, counters));
+  return Status::ok();
+}
+
+Status run(const Options& options) {
+  FULGUR_ASSIGN_OR_RETURN(const auto checkpoint, model::Checkpoint::open(options.model));
+  FULGUR_ASSIGN_OR_RETURN(const auto roofline,
+                          kernels::measure_roofline(options.threads, kernels::allowed_cpus()));
+  if (options.mesh.empty()) return run_local(options, checkpoint, roofline);
+  const RealClock clock;
+  FULGUR_ASSIGN_OR_RETURN(const auto mesh, bench::MeshTarget::connect(options.mesh, clock));
+  print(options, roofline, run_workloads(options, mesh->target(), checkpoint->config(), roofline,
+                                         [] { return std::pair{0.0, 0.0}; }));
+  return Status::ok();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  tune_allocator();
+  log::init("bench-engine", log::Level::warn);
+  CLI::App app("Decode and prefill speed of the engine", "fulgur-bench-engine");
+  Options options;
+  app.add_option("--model", options.model, "checkpoint directory")->required();
+  app.add_option("--mesh", options.mesh, "endpoint of a running attention shard; else one process");
+  app.add_option("--threads", options.threads, "compute threads")->capture_default_str();
+  app.add_option("--activations", options.activations)->check(CLI::IsMember({"bf16", "f32"}))->capture_default_str();
+  app.add_option("--decode", options.decode, "batch sizes")->delimiter(',')->capture_default_str();
+  app.add_option("--prefill", options.prefill, "prompt lengths")->delimiter(',')->capture_default_str();
+  app.add_option("--steps", options.steps, "tokens a sequence")->capture_default_str();
+  app.add_option("--repeats", options.repeats, "measurements; the median is printed")->capture_default_str();
+  app.add_flag("--json", options.json);
+  CLI11_PARSE(app, argc, argv);
+  if (const Status status = run(options); !status.is_ok()) {
+    std::fprintf(stderr, "fulgur-bench-engine: %s\n", status.message().c_str());
+    return 1;
+  }
+  return 0;
+}

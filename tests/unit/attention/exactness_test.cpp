@@ -1,0 +1,265 @@
+// Invariant I1, strictly: tokens and log-probabilities are bit-identical whatever the batch, the
+// arrival order, the prefill chunk, the micro-batches in flight, the shards, the workers, the
+// replicas, preemptions and worker deaths. The yardstick is each request alone in one process.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "bench/mesh/local_mesh.hpp"
+#include "common/base/rng.hpp"
+
+namespace fulgur {
+namespace {
+
+constexpr std::size_t kRequests = 12;
+
+std::shared_ptr<const model::Checkpoint> tiny() {
+  static const auto checkpoint =
+      model::Checkpoint::open(std::string(FULGUR_SOURCE_DIR) + "/models/fulgur-tiny").value();
+  return checkpoint;
+}
+
+kernels::Backend& backend(Dtype activations) {
+  static const auto make = [](kernels::Precision precision) {
+    kernels::CpuOptions options;
+    options.precision = precision;
+    return kernels::make_cpu_backend(options).value();
+  };
+  static const auto f32 = make(kernels::Precision::f32);
+  static const auto bf16 = make(kernels::Precision::bf16);
+  return activations == Dtype::f32 ? *f32 : *bf16;
+}
+
+/// Greedy and sampled requests of mixed lengths, some longer than a block, some than a page.
+std::vector<wire::Submit> requests() {
+  std::vector<wire::Submit> all;
+  Rng rng(2026);
+  for (std::size_t at = 0; at < kRequests; ++at) {
+    wire::Submit submit;
+    const std::size_t lengths[] = {3, 40, 64, 65, 130, 200, 17, 1, 300, 90, 128, 5};
+    for (std::size_t i = 0; i < lengths[at]; ++i) {
+      submit.tokens.push_back(static_cast<std::uint32_t>(rng.below(4096)));
+    }
+    submit.prompt_tokens = static_cast<std::uint32_t>(lengths[at]);
+    submit.max_new_tokens = 12 + static_cast<std::uint32_t>(rng.below(20));
+    submit.logprobs = true;
+    submit.top_logprobs = 2;
+    submit.prompt_logprobs = at % 5 == 1;
+    submit.sampling.temperature = at % 3 == 0 ? 0.0F : 0.9F;
+    submit.sampling.top_p = at % 2 == 0 ? 1.0F : 0.95F;
+    submit.sampling.top_k = at % 4 == 1 ? 50 : 0;
+    submit.sampling.repetition_penalty = at % 4 == 2 ? 1.1F : 1.0F;
+    submit.sampling.seed = rng.next();
+    all.push_back(std::move(submit));
+  }
+  return all;
+}
+
+void expect_same(const mesh::Generation& got, const mesh::Generation& want, std::size_t at) {
+  ASSERT_EQ(got.end.code, Code::ok) << "request " << at << ": " << got.end.message;
+  EXPECT_EQ(got.end.reason, want.end.reason) << "request " << at;
+  EXPECT_EQ(got.tokens, want.tokens) << "request " << at;
+  EXPECT_EQ(got.logprobs, want.logprobs) << "request " << at;
+  EXPECT_EQ(got.top, want.top) << "request " << at;
+  ASSERT_EQ(got.prompt.size(), want.prompt.size()) << "request " << at;
+  for (std::size_t i = 0; i < got.prompt.size(); ++i) {
+    EXPECT_EQ(got.prompt[i].logprob, want.prompt[i].logprob) << "request " << at << " prompt " << i;
+  }
+}
+
+mesh::LocalMeshOptions plain(Dtype activations) {
+  mesh::LocalMeshOptions options;
+  options.activations = activations;
+  options.scheduler.slots = 16;
+  options.scheduler.pages = 128;
+  return options;
+}
+
+/// Each request alone in a one-process mesh.
+const std::vector<mesh::Generation>& yardstick(Dtype activations) {
+  static std::map<Dtype, std::vector<mesh::Generation>> cache;
+  auto& result = cache[activations];
+  if (!result.empty()) return result;
+  RealClock clock;
+  auto mesh = mesh::LocalMesh::start(tiny(), backend(activations), clock, plain(activations)).value();
+  for (const auto& submit : requests()) {
+    const auto id = mesh->submit(submit);
+    EXPECT_TRUE(mesh->run());
+    result.push_back(mesh->generation(id));
+  }
+  return result;
+}
+
+/// Runs all requests with random arrivals and expects the yardstick. `meddle` is called before each
+/// pass with its number.
+void expect_exact(mesh::LocalMeshOptions options, std::uint64_t seed,
+                  const std::function<void(mesh::LocalMesh&, std::size_t)>& meddle = {}) {
+  RealClock clock;
+  const Dtype activations = options.activations;
+  const std::uint32_t shards = options.shards;
+  auto mesh = mesh::LocalMesh::start(tiny(), backend(activations), clock, std::move(options)).value();
+  const auto all = requests();
+  Rng rng(seed);
+  std::vector<std::size_t> order(all.size());
+  for (std::size_t i = 0; i < order.size(); ++i) order[i] = i;
+  for (std::size_t i = order.size(); i-- > 1;) std::swap(order[i], order[rng.below(i + 1)]);
+  std::vector<std::uint64_t> ids(all.size());
+  std::size_t pass = 0;
+  for (const std::size_t at : order) {
+    ids[at] = mesh->submit(all[at], static_cast<std::uint32_t>(rng.below(shards)));
+    for (std::uint64_t wait = rng.below(60); wait > 0; --wait) {
+      if (meddle) meddle(*mesh, pass++);
+      mesh->step();
+    }
+  }
+  const auto all_done = [&] {
+    return std::all_of(ids.begin(), ids.end(), [&](auto id) { return mesh->finished(id); });
+  };
+  while (!all_done() && pass < 2'000'000) {
+    if (meddle) meddle(*mesh, pass);
+    ++pass;
+    mesh->step();
+  }
+  ASSERT_TRUE(all_done()) << "seed " << seed;
+  for (std::size_t at = 0; at < all.size(); ++at) {
+    expect_same(mesh->generation(ids[at]), yardstick(activations)[at], at);
+  }
+}
+
+class Exactness : public testing::TestWithParam<Dtype> {};
+
+TEST_P(Exactness, BatchSizesAndArrivals) {
+  for (std::uint32_t slots : {1U, 2U, 5U, 16U}) {
+    auto options = plain(GetParam());
+    options.scheduler.slots = slots;
+    expect_exact(options, slots);
+  }
+}
+
+TEST_P(Exactness, PrefillChunks) {
+  for (std::uint32_t tokens : {1U, 7U, 64U, 100U, 512U}) {
+    auto options = plain(GetParam());
+    options.scheduler.batch_tokens = tokens;
+    expect_exact(options, tokens);
+  }
+}
+
+TEST_P(Exactness, MicroBatchesInFlight) {
+  for (std::uint32_t lanes : {2U, 3U, 4U}) {
+    auto options = plain(GetParam());
+    options.scheduler.lanes = lanes;
+    options.scheduler.lane_rows_min = 1;
+    options.scheduler.batch_tokens = 96;
+    options.workers = 2;
+    expect_exact(options, lanes);
+  }
+}
+
+TEST_P(Exactness, WorkersReplicasAndShards) {
+  for (std::uint32_t workers = 1; workers <= 4; ++workers) {
+    for (std::uint32_t shards : {1U, 3U}) {
+      auto options = plain(GetParam());
+      options.workers = workers;
+      options.replicas = 1 + workers % 2;
+      options.shards = shards;
+      options.scheduler.lanes = 1 + workers % 3;
+      expect_exact(options, workers * 10 + shards);
+    }
+  }
+}
+
+TEST_P(Exactness, PreemptionToHostMemory) {
+  auto options = plain(GetParam());
+  options.scheduler.slots = 4;
+  options.scheduler.pages = 8;  // the longest request alone takes six
+  expect_exact(options, 77);
+  options.workers = 2;
+  options.scheduler.lanes = 2;
+  expect_exact(options, 78);
+}
+
+TEST_P(Exactness, WorkerDeathsAndReturns) {
+  for (std::uint64_t seed = 0; seed < 4; ++seed) {
+    auto options = plain(GetParam());
+    options.workers = 3;
+    options.replicas = 2;
+    options.scheduler.lanes = 1 + static_cast<std::uint32_t>(seed % 3);
+    Rng rng(seed);
+    std::optional<std::uint32_t> dead;
+    expect_exact(options, 100 + seed, [&](mesh::LocalMesh& mesh, std::size_t) {
+      if (rng.below(150) != 0) return;
+      if (dead) {
+        ASSERT_TRUE(mesh.start_worker(*dead).is_ok());
+        dead.reset();
+      } else {
+        dead = static_cast<std::uint32_t>(rng.below(3));
+        mesh.kill_worker(*dead);
+      }
+    });
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Activations, Exactness, testing::Values(Dtype::f32, Dtype::bf16),
+                         [](const auto& info) { return std::string(to_string(info.param)); });
+
+TEST(Engine, CancelFreesEverythingAndDisturbsNobody) {
+  RealClock clock;
+  auto options = plain(Dtype::bf16);
+  options.workers = 2;
+  auto mesh = mesh::LocalMesh::start(tiny(), backend(Dtype::bf16), clock, options).value();
+  const auto all = requests();
+  std::vector<std::uint64_t> ids;
+  for (const auto& submit : all) ids.push_back(mesh->submit(submit));
+  for (int pass = 0; pass < 300; ++pass) mesh->step();
+  for (std::size_t at = 0; at < ids.size(); at += 2) mesh->cancel(ids[at]);
+  ASSERT_TRUE(mesh->run());
+  for (std::size_t at = 1; at < ids.size(); at += 2) {
+    expect_same(mesh->generation(ids[at]), yardstick(Dtype::bf16)[at], at);
+  }
+  const auto& scheduler = mesh->shard(0).engine->scheduler();
+  EXPECT_EQ(scheduler.slots().used(), 0U);
+  EXPECT_EQ(scheduler.pages().used(), 0U);
+}
+
+TEST(Engine, ResubmissionContinuesWhereItStopped) {
+  RealClock clock;
+  auto mesh = mesh::LocalMesh::start(tiny(), backend(Dtype::bf16), clock, plain(Dtype::bf16)).value();
+  const auto all = requests();
+  for (std::size_t at = 0; at < all.size(); ++at) {
+    const auto& want = yardstick(Dtype::bf16)[at];
+    wire::Submit again = all[at];
+    again.prompt_logprobs = false;
+    const auto cut = static_cast<std::ptrdiff_t>(want.tokens.size() / 2);
+    again.tokens.insert(again.tokens.end(), want.tokens.begin(), want.tokens.begin() + cut);
+    // The client of the test counts from zero; the engine goes on counting from the prompt.
+    const auto id = mesh->submit(again);
+    mesh->expect_from(id, static_cast<std::uint32_t>(cut));
+    ASSERT_TRUE(mesh->run());
+    const std::vector<std::uint32_t> rest(want.tokens.begin() + cut, want.tokens.end());
+    EXPECT_EQ(mesh->generation(id).tokens, rest) << at;
+  }
+}
+
+TEST(Engine, RefusesWhatCannotFit) {
+  RealClock clock;
+  auto options = plain(Dtype::bf16);
+  options.scheduler.pages = 4;
+  auto mesh = mesh::LocalMesh::start(tiny(), backend(Dtype::bf16), clock, options).value();
+  wire::Submit submit;
+  submit.tokens = {1, 2, 99999};
+  submit.prompt_tokens = 3;
+  submit.max_new_tokens = 4;
+  const auto bad_token = mesh->submit(submit);
+  submit.tokens.assign(250, 7);
+  submit.prompt_tokens = 250;
+  submit.max_new_tokens = 100;
+  const auto too_long = mesh->submit(submit);
+  ASSERT_TRUE(mesh->run());
+  EXPECT_EQ(mesh->generation(bad_token).end.code, Code::invalid_argument);
+  EXPECT_EQ(mesh->generation(bad_token).end.message,
+            "token id 99999 is outside the vocabulary of 4096");
+  EXPECT_EQ(mesh->generation(too_long).end.message, "350 tokens exceed this shard's KV capacity of 256");
+}
+
+}  // namespace
+}  // namespace fulgur

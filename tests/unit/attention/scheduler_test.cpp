@@ -1,0 +1,176 @@
+// The scheduler's decisions, and its promises under random traffic: budgets and limits hold, nothing
+// leaks, everything ends.
+#include "services/attention/scheduler.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "common/base/rng.hpp"
+#include "kernels/include/fulgur/kernels/backend.hpp"
+
+namespace fulgur::attention {
+namespace {
+
+SequencePtr make(SequenceId id, std::uint32_t prompt, std::uint32_t max_new = 4) {
+  auto sequence = std::make_unique<Sequence>();
+  sequence->id = id;
+  sequence->link = 1;
+  sequence->submit.request = id;
+  sequence->submit.tokens.assign(prompt, 5);
+  sequence->submit.prompt_tokens = prompt;
+  sequence->submit.max_new_tokens = max_new;
+  return sequence;
+}
+
+SchedulerOptions small() {
+  SchedulerOptions options;
+  options.slots = 4;
+  options.pages = 16;
+  options.batch_tokens = 128;
+  options.positions_max = 100'000;
+  options.vocab = 100;
+  return options;
+}
+
+TEST(Scheduler, DecodesFirstThenPrefillsInAlignedChunks) {
+  Scheduler scheduler(small());
+  ASSERT_TRUE(scheduler.submit(make(1, 10)).is_ok());
+  MicroBatch batch;
+  ASSERT_TRUE(scheduler.plan(batch));
+  scheduler.complete(batch);
+  scheduler.append(*scheduler.find(1), 7);
+  ASSERT_TRUE(scheduler.submit(make(2, 300)).is_ok());
+  ASSERT_TRUE(scheduler.plan(batch));
+  ASSERT_EQ(batch.slices.size(), 2U);
+  EXPECT_EQ(batch.slices[0].sequence, 1U);
+  EXPECT_EQ(batch.slices[0].rows, 1U);
+  EXPECT_EQ(batch.slices[0].logits_rows, 1U);
+  EXPECT_EQ(batch.slices[1].rows, 64U) << "127 left of the budget: one whole block";
+  EXPECT_EQ(batch.slices[1].logits_rows, 0U);
+  scheduler.complete(batch);
+  EXPECT_EQ(scheduler.find(2)->computed, 64U);
+}
+
+TEST(Scheduler, RefusesWithTheReason) {
+  auto options = small();
+  options.waiting_max = 1;
+  Scheduler scheduler(options);
+  EXPECT_EQ(scheduler.submit(make(1, 0)).message(), "the prompt is empty");
+  EXPECT_EQ(scheduler.submit(make(2, 1000, 100)).message(),
+            "1100 tokens exceed this shard's KV capacity of 1024");
+  EXPECT_EQ(scheduler.submit(make(3, 10, 100'000)).message(),
+            "10 prompt tokens and 100000 new ones exceed the context of 100000");
+  EXPECT_TRUE(scheduler.submit(make(4, 10)).is_ok());
+  EXPECT_EQ(scheduler.submit(make(5, 10)).code(), Code::resource_exhausted);
+}
+
+TEST(Scheduler, SpreadsDecodesOverLanes) {
+  auto options = small();
+  options.lanes = 2;
+  options.lane_rows_min = 1;
+  Scheduler scheduler(options);
+  for (SequenceId id = 1; id <= 4; ++id) ASSERT_TRUE(scheduler.submit(make(id, 3)).is_ok());
+  MicroBatch first;
+  MicroBatch second;
+  second.lane = 1;
+  ASSERT_TRUE(scheduler.plan(first));
+  ASSERT_EQ(first.slices.size(), 4U);
+  scheduler.complete(first);
+  for (SequenceId id = 1; id <= 4; ++id) scheduler.append(*scheduler.find(id), 1);
+  ASSERT_TRUE(scheduler.plan(first));
+  ASSERT_TRUE(scheduler.plan(second));
+  EXPECT_EQ(first.slices.size(), 2U);
+  EXPECT_EQ(second.slices.size(), 2U);
+}
+
+TEST(Scheduler, PreemptsTheNewestAndBringsItBack) {
+  auto options = small();
+  options.pages = 4;
+  Scheduler scheduler(options);
+  ASSERT_TRUE(scheduler.submit(make(1, 120, 60)).is_ok());
+  ASSERT_TRUE(scheduler.submit(make(2, 60, 60)).is_ok());
+  MicroBatch batch;
+  bool preempted = false;
+  bool restored = false;
+  for (int step = 0; step < 1000 && !(scheduler.empty()); ++step) {
+    ASSERT_TRUE(scheduler.plan(batch));
+    const Work work = batch.work;
+    const auto slices = batch.slices;
+    if (work == Work::snapshot) {
+      EXPECT_EQ(slices[0].sequence, 2U) << "the newest";
+      preempted = true;
+    }
+    restored |= work == Work::restore;
+    scheduler.complete(batch);
+    if (work != Work::forward) continue;
+    for (const Slice& slice : slices) {
+      Sequence& sequence = *scheduler.find(slice.sequence);
+      if (sequence.pending() > 0) continue;
+      scheduler.append(sequence, 1);
+      if (sequence.generated() >= sequence.submit.max_new_tokens) scheduler.remove(sequence.id);
+    }
+  }
+  EXPECT_TRUE(scheduler.empty());
+  EXPECT_TRUE(preempted);
+  EXPECT_TRUE(restored);
+  EXPECT_EQ(scheduler.pages().used(), 0U);
+}
+
+/// Random arrivals, lanes, cancels: limits hold at every step and everything ends.
+void run_random(std::uint64_t seed) {
+  Rng rng(seed);
+  auto options = small();
+  options.lanes = 1 + static_cast<std::uint32_t>(rng.below(4));
+  options.lane_rows_min = 1 + static_cast<std::uint32_t>(rng.below(3));
+  options.batch_tokens = 1 + static_cast<std::uint32_t>(rng.below(200));
+  options.pages = 6 + static_cast<std::uint32_t>(rng.below(12));
+  Scheduler scheduler(options);
+  std::vector<MicroBatch> lanes(options.lanes);
+  std::vector<bool> busy(options.lanes);
+  for (std::uint32_t lane = 0; lane < options.lanes; ++lane) lanes[lane].lane = lane;
+  SequenceId next = 1;
+  std::size_t ended = 0;
+  std::size_t accepted = 0;
+  for (int step = 0; step < 20'000; ++step) {
+    if (next <= 30 && rng.below(3) == 0) {
+      const auto prompt = 1 + static_cast<std::uint32_t>(rng.below(200));
+      if (scheduler.submit(make(next++, prompt, 1 + static_cast<std::uint32_t>(rng.below(150)))).is_ok()) {
+        ++accepted;
+      }
+    }
+    const auto lane = rng.below(options.lanes);
+    if (!busy[lane]) {
+      busy[lane] = scheduler.plan(lanes[lane]);
+      if (!busy[lane]) continue;
+      ASSERT_LE(lanes[lane].rows(), std::max(options.batch_tokens, options.lane_rows_min));
+      for (const Slice& slice : lanes[lane].slices) {
+        ASSERT_GE(slice.pages->size() * kernels::kPageTokens, slice.position + slice.rows);
+      }
+      continue;
+    }
+    busy[lane] = false;
+    const auto slices = lanes[lane].slices;
+    const Work work = lanes[lane].work;
+    scheduler.complete(lanes[lane]);
+    for (const Slice& slice : slices) {
+      Sequence& sequence = *scheduler.find(slice.sequence);
+      if (work == Work::forward && sequence.pending() == 0) scheduler.append(sequence, 1);
+      const bool full = sequence.generated() >= sequence.submit.max_new_tokens;
+      if (!full && rng.below(200) != 0) continue;
+      scheduler.remove(sequence.id);
+      ++ended;
+    }
+    if (next > 30 && scheduler.empty()) break;
+  }
+  ASSERT_EQ(ended, accepted) << "seed " << seed;
+  EXPECT_EQ(scheduler.pages().used(), 0U);
+  EXPECT_EQ(scheduler.slots().used(), 0U);
+}
+
+TEST(Scheduler, KeepsItsPromisesUnderRandomTraffic) {
+  for (std::uint64_t seed = 0; seed < 200; ++seed) ASSERT_NO_FATAL_FAILURE(run_random(seed));
+}
+
+}  // namespace
+}  // namespace fulgur::attention
