@@ -25,6 +25,11 @@ using Self = caf::event_based_actor;
 
 namespace detail {
 
+/// Tells the scheduler of `system` which actors live, so that its owner can end them before the
+/// system goes (reactor_scheduler.cpp).
+void enroll(caf::actor_system& system, caf::event_based_actor* actor);
+void dismiss(caf::actor_system& system, caf::event_based_actor* actor);
+
 template <class State>
 class StateActor final : public caf::event_based_actor {
  public:
@@ -37,12 +42,16 @@ class StateActor final : public caf::event_based_actor {
   }
 
   caf::behavior make_behavior() override {
+    enroll(system(), this);
     build_();
     build_ = nullptr;
     return state_->make_behavior();
   }
 
-  void on_exit() override { state_.reset(); }
+  void on_exit() override {
+    dismiss(system(), this);
+    state_.reset();
+  }
 
  private:
   std::function<void()> build_;

@@ -43,6 +43,7 @@ Reactor::~Reactor() {
   scheduler_->set_wake(nullptr);
   slots_ = {};
   link_watchers_.clear();
+  scheduler_->end_actors();
   system_.reset();
 }
 

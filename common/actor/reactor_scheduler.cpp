@@ -5,6 +5,18 @@
 
 namespace fulgur::actor {
 
+namespace detail {
+
+void enroll(caf::actor_system& system, caf::event_based_actor* actor) {
+  dynamic_cast<ReactorScheduler&>(system.scheduler()).enroll(actor);
+}
+
+void dismiss(caf::actor_system& system, caf::event_based_actor* actor) {
+  dynamic_cast<ReactorScheduler&>(system.scheduler()).dismiss(actor);
+}
+
+}  // namespace detail
+
 /// The execution unit actors see while they run.
 class ReactorScheduler::Unit final : public caf::execution_unit {
  public:
@@ -41,6 +53,17 @@ void ReactorScheduler::stop() {
   // The base class would block in a scoped actor for its printer, which only this thread can run.
   for (auto& actor : utility_actors_) caf::anon_send_exit(actor, caf::exit_reason::user_shutdown);
   clock_.cancel_all();
+  while (run_jobs(1024) > 0) {
+  }
+}
+
+void ReactorScheduler::end_actors() {
+  clock_.cancel_all();
+  while (run_jobs(1024) > 0) {  // whoever was just spawned comes to life and enrolls
+  }
+  std::vector<caf::actor> alive;
+  for (auto* actor : actors_) alive.emplace_back(actor);
+  for (const auto& actor : alive) caf::anon_send_exit(actor, caf::exit_reason::kill);
   while (run_jobs(1024) > 0) {
   }
 }

@@ -10,8 +10,10 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include <caf/detail/test_actor_clock.hpp>
+#include <caf/event_based_actor.hpp>
 #include <caf/scheduler/abstract_coordinator.hpp>
 
 #include "common/base/clock.hpp"
@@ -44,6 +46,11 @@ class ReactorScheduler final : public caf::scheduler::abstract_coordinator {
   void prioritize(std::size_t index);
   std::size_t queued() const { return local_.size(); }
 
+  /// Ends every actor, oldest first (supervisors before their children), and runs what that takes.
+  void end_actors();
+  void enroll(caf::event_based_actor* actor) { actors_.push_back(actor); }
+  void dismiss(caf::event_based_actor* actor) { std::erase(actors_, actor); }
+
   ReactorClock& clock() noexcept override { return clock_; }
   bool detaches_utility_actors() const override { return false; }
 
@@ -64,6 +71,7 @@ class ReactorScheduler final : public caf::scheduler::abstract_coordinator {
   std::deque<caf::resumable*> foreign_;  ///< from other threads
   std::function<void()> wake_;
   std::thread::id owner_;
+  std::vector<caf::event_based_actor*> actors_;  ///< alive, in order of start; owner thread only
 };
 
 }  // namespace fulgur::actor

@@ -27,7 +27,7 @@ caf::behavior DispatchActor::make_behavior() {
         dispatch_.on_nack(received.link, received.body);
       },
       [this](const actor::LinkUp& up) {
-        dispatch_.on_link_up(up.link, up.peer);
+        dispatch_.on_link_up(up.link);
         publish();
       },
       [this](const actor::LinkDown& down) {

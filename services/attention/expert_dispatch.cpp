@@ -60,12 +60,9 @@ ExpertDispatch::Worker* ExpertDispatch::by_link(transport::LinkId link) {
   return nullptr;
 }
 
-void ExpertDispatch::on_link_up(transport::LinkId link, const transport::Peer& peer) {
+void ExpertDispatch::on_link_up(transport::LinkId link) {
   Worker* worker = by_link(link);
   if (worker == nullptr) return;
-  if (peer.kind != wire::ServiceKind::expert && peer.kind != wire::ServiceKind::tool) {
-    log::warn("worker={} answers as {} {}", worker->name, wire::to_string(peer.kind), peer.name);
-  }
   worker->up = true;
   worker->avoid_until = 0;
   retry_parked();

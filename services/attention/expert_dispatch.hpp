@@ -66,7 +66,7 @@ class ExpertDispatch {
   bool set_placement(const wire::Placement& placement);
   std::uint64_t epoch() const { return epoch_; }
 
-  void on_link_up(transport::LinkId link, const transport::Peer& peer);
+  void on_link_up(transport::LinkId link);
   void on_link_down(transport::LinkId link);
   void on_combine(transport::LinkId link, wire::Combine combine);
   void on_nack(transport::LinkId link, const wire::Nack& nack);

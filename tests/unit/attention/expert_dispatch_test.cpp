@@ -62,7 +62,7 @@ class Mesh {
     EXPECT_TRUE(dispatch.set_placement(placement));
   }
 
-  void up(transport::LinkId link) { dispatch.on_link_up(link, {wire::ServiceKind::expert, "", 1, {}}); }
+  void up(transport::LinkId link) { dispatch.on_link_up(link); }
 
   /// Answers the oldest unanswered message.
   void answer() {
