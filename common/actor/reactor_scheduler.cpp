@@ -59,8 +59,7 @@ void ReactorScheduler::stop() {
 
 void ReactorScheduler::end_actors() {
   clock_.cancel_all();
-  while (run_jobs(1024) > 0) {  // whoever was just spawned comes to life and enrolls
-  }
+  run_jobs(local_.size());  // whoever was just spawned comes to life and enrolls
   std::vector<caf::actor> alive;
   for (auto* actor : actors_) alive.emplace_back(actor);
   for (const auto& actor : alive) caf::anon_send_exit(actor, caf::exit_reason::kill);

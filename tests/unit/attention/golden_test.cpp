@@ -91,15 +91,41 @@ TEST_P(Golden, F32MatchesTheOracle) {
   });
 }
 
+/// Whether the token at `position` went through the oracle's experts in every layer.
+bool routed_as_oracle(const test::GoldenArray& experts, const test::DirectRun& run,
+                      std::size_t position) {
+  const std::size_t k = experts.shape[2];
+  for (std::size_t layer = 0; layer < run.experts.size(); ++layer) {
+    for (std::size_t slot = 0; slot < k; ++slot) {
+      const std::size_t at = position * k + slot;
+      if (run.experts[layer][at] != experts.ints[layer * experts.shape[1] * k + at]) return false;
+    }
+  }
+  return true;
+}
+
 TEST_P(Golden, Bf16StaysClose) {
-  for_each_case(GetParam(), Dtype::bf16, [](const auto& name, const auto& arrays, const auto& run) {
+  std::size_t rows = 0;
+  std::size_t rerouted = 0;
+  for_each_case(GetParam(), Dtype::bf16, [&](const auto& name, const auto& arrays, const auto& run) {
     const auto& logits = arrays.at(name + ".logits_tail");
+    const auto& experts = arrays.at(name + ".experts");
     const std::size_t vocab = logits.shape[1];
     for (std::size_t row = 0; row < run.logits.size(); ++row) {
+      ++rows;
+      // Rounding to bf16 may tip a near tie between experts; then another function is computed.
+      const std::size_t position = experts.shape[1] - run.logits.size() + row;
+      if (!routed_as_oracle(experts, run, position)) {
+        ++rerouted;
+        continue;
+      }
       const auto expected = std::span(logits.floats).subspan(row * vocab, vocab);
       EXPECT_GE(cosine(run.logits[row], expected), 0.999) << name << " row " << row;
     }
   });
+  // The trained model decides its routes; the random ones are full of near ties.
+  const bool trained = std::string(GetParam().name) == "fulgur-tiny";
+  EXPECT_LE(rerouted, trained ? rows / 10 : rows / 2) << "of " << rows;
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Golden, testing::Values(kTiny, kM1, kFused),
