@@ -81,7 +81,7 @@ void add_experts(Bench& bench, std::size_t tokens) {
     const auto values = random_bf16(rng, kInner * kHidden);
     const HostMatrix gate{values.data(), Dtype::bf16, kInner, kHidden};
     const HostMatrix down{values.data(), Dtype::bf16, kHidden, kInner};
-    const std::size_t layers = kWeightBytes / (kExperts * kInner * kHidden * 6);
+    const std::size_t layers = kWeightBytes / (kExperts * kInner * kHidden * 6) + 1;
     for (std::size_t i = 0; i < layers * kExperts; ++i) {
       bench.experts.push_back(bench.backend.pack_expert(gate, gate, down));
     }
@@ -95,12 +95,11 @@ void add_experts(Bench& bench, std::size_t tokens) {
   const double expert_bytes = kInner * kHidden * 6.0;
   Case c{name, active * expert_bytes, expert_bytes * static_cast<double>(tokens * kTop), 0, {}};
   c.run = [=, &backend = bench.backend, experts = bench.experts] {
-    const std::size_t layer = (*next)++ % (experts.size() / kExperts);
     std::vector<ExpertGroup> groups;
     std::uint32_t output = 0;
     for (std::size_t e = 0; e < kExperts; ++e) {
       if ((*rows)[e].empty()) continue;
-      groups.push_back({experts[layer * kExperts + e].get(), (*rows)[e], output});
+      groups.push_back({experts[(*next)++ % experts.size()].get(), (*rows)[e], output});
       output += static_cast<std::uint32_t>((*rows)[e].size());
     }
     backend.experts(reinterpret_cast<const std::byte*>(x->data()), Dtype::f32, kHidden, groups,
