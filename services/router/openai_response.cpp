@@ -77,10 +77,12 @@ Json OpenAiResponse::completion_logprobs(const Choice& choice, const Delta& delt
     offsets.push_back(offset);
   };
   if (with_prompt) {
+    std::optional<text::Detokenizer> text;
+    if (model_->tokenizer()) text.emplace(*model_->tokenizer());
     std::size_t offset = 0;
     for (const auto& token : choice.prompt_events()) {
       add(token, offset, token.index > 0);  // nothing precedes the first token
-      offset += text::utf8::count(model_->token_text(token.token));
+      if (text) offset += text::utf8::count(text->push(token.token));
     }
   }
   for (std::size_t i = 0; i < delta.tokens.size(); ++i) {

@@ -3,8 +3,10 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 
 #include "common/model/checkpoint.hpp"
+#include "common/text/utf8.hpp"
 
 namespace fulgur::router {
 namespace {
@@ -63,14 +65,12 @@ Status ServedModel::load_tokenizer(const std::string& directory) {
   const fs::path file = fs::path(directory) / "tokenizer.json";
   if (!fs::exists(file)) return Status::ok();
   FULGUR_ASSIGN_OR_RETURN(tokenizer_, text::Tokenizer::load(file));
-#ifdef HAVE_CHAT
   auto chat = text::load_chat_template(directory);
   if (chat.is_ok()) {
     chat_template_ = std::move(*chat);
   } else if (chat.status().code() != Code::not_found) {
     return chat.status();
   }
-#endif
   if (!eos_ids_.empty()) return Status::ok();
   // MiniMax's own config names no end token; the tokenizer does.
   FULGUR_ASSIGN_OR_RETURN(const Json config,
@@ -122,7 +122,6 @@ ApiResult<TokenIds> ServedModel::encode(const Prompt& prompt, bool add_special_t
 
 ApiResult<TokenIds> ServedModel::encode_chat(const Json& messages, const Json& tools,
                                              bool add_generation_prompt) const {
-#ifdef HAVE_CHAT
   if (!tokenizer_ || !chat_template_) {
     return bad_field("messages", fmt::format("model {} has no {}: use /v1/completions", name_,
                                              tokenizer_ ? "chat template" : "tokenizer"),
@@ -135,10 +134,6 @@ ApiResult<TokenIds> ServedModel::encode_chat(const Json& messages, const Json& t
   if (!ids.is_ok()) return bad_field("messages", ids.status().message());
   if (ids->empty()) return bad_field("messages", "'messages' render to an empty prompt");
   return std::move(*ids);
-#else
-  (void)messages; (void)tools; (void)add_generation_prompt;
-  return bad_field("messages", "no chat template", "no_chat_template");
-#endif
 }
 
 std::string ServedModel::decode(const TokenIds& ids, bool skip_special) const {
@@ -147,8 +142,13 @@ std::string ServedModel::decode(const TokenIds& ids, bool skip_special) const {
 
 std::string ServedModel::token_text(std::uint32_t id) const {
   if (!tokenizer_) return fmt::format("token_id:{}", id);
-  const TokenIds one{id};
-  return tokenizer_->decode(one, false);
+  const std::string_view bytes = tokenizer_->token_bytes(id);
+  if (text::utf8::valid_prefix(bytes) == bytes.size()) return std::string(bytes);
+  std::string text = "bytes:";
+  for (const char c : bytes) {
+    fmt::format_to(std::back_inserter(text), "\\x{:02x}", static_cast<unsigned char>(c));
+  }
+  return text;
 }
 
 }  // namespace fulgur::router

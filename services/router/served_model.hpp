@@ -9,10 +9,7 @@
 #include <vector>
 
 #include "common/base/status.hpp"
-#if __has_include("common/text/chat_template.hpp")
 #include "common/text/chat_template.hpp"
-#define HAVE_CHAT 1
-#endif
 #include "common/text/tokenizer.hpp"
 #include "services/router/api_error.hpp"
 #include "services/router/generation_request.hpp"
@@ -51,7 +48,8 @@ class ServedModel {
   ApiResult<TokenIds> encode_chat(const Json& messages, const Json& tools,
                                   bool add_generation_prompt) const;
   std::string decode(const TokenIds& ids, bool skip_special) const;
-  /// The text of one token for logprobs; "token_id:7" without a tokenizer.
+  /// The text of one token for logprobs, different for different tokens: "bytes:\xe2\x82" when it is
+  /// a part of a character, "token_id:7" without a tokenizer.
   std::string token_text(std::uint32_t id) const;
 
  private:
@@ -65,9 +63,7 @@ class ServedModel {
   RequestLimits limits_;
   std::vector<std::uint32_t> eos_ids_;
   std::optional<text::Tokenizer> tokenizer_;
-#ifdef HAVE_CHAT
   std::optional<text::ChatTemplate> chat_template_;
-#endif
 };
 
 }  // namespace fulgur::router
