@@ -1,5 +1,6 @@
 #include "services/router/served_model.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -7,6 +8,7 @@
 
 #include "common/model/checkpoint.hpp"
 #include "common/text/utf8.hpp"
+#include "common/wire/limits.hpp"
 
 namespace fulgur::router {
 namespace {
@@ -51,8 +53,8 @@ Result<std::shared_ptr<const ServedModel>> ServedModel::load(const ServedModelOp
                          std::chrono::system_clock::now().time_since_epoch()).count();
   served->fingerprint_ = checkpoint->fingerprint();
   served->limits_.vocab = config.vocab;
-  served->limits_.context_max = config.max_positions;
-  if (options.context_max != 0 && options.context_max < config.max_positions) {
+  served->limits_.context_max = std::min<std::uint64_t>(config.max_positions, wire::kMaxTokens);
+  if (options.context_max != 0 && options.context_max < served->limits_.context_max) {
     served->limits_.context_max = options.context_max;
   }
   served->eos_ids_ = config.eos_ids;
