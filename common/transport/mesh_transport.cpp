@@ -124,6 +124,8 @@ Status MeshTransport::send_shm(MeshLink& link, wire::Frames frames, std::size_t 
   } else if (sent.code() == Code::resource_exhausted) {
     ++stats_.refused_busy;
     return error(Code::resource_exhausted, "queue to {} is full", link.peer.name);
+  } else {
+    end_corrupt(link, sent);
   }
   return sent;
 }
@@ -189,15 +191,15 @@ void MeshTransport::gather_shm() {
     if (!link->shm->has_work()) continue;
     const Status status =
         link->shm->pump(8, [&](wire::Frames frames) { receive(*link, std::move(frames)); });
-    if (status.is_ok()) continue;
-    ++stats_.malformed;
-    if (link->dialed) {
-      fail(*link, status);
-    } else {
-      refuse(link->routing_id, status);
-      lose(*link, status);
-    }
+    if (!status) end_corrupt(*link, status);
   }
+}
+
+void MeshTransport::end_corrupt(MeshLink& link, const Status& why) {
+  ++stats_.malformed;
+  if (link.dialed) return fail(link, why);
+  refuse(link.routing_id, why);
+  lose(link, why);
 }
 
 bool MeshTransport::shm_has_work() const {

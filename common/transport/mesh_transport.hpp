@@ -54,6 +54,7 @@ class MeshTransport final : public Transport, private Sleeper {
   void gather_dialed(MeshLink& link);
   void gather_listener();
   void gather_shm();
+  void end_corrupt(MeshLink& link, const Status& why);
   bool shm_has_work() const;
   void read_listener_monitor();
   void run_timers();

@@ -311,5 +311,19 @@ TEST(Hostile, ACorruptRingTakesItsLinkDown) {
   }
 }
 
+TEST(Hostile, ASenderNoticesACorruptRing) {
+  constexpr std::size_t kHeadOfRing0 = 128;
+  const auto a = dialer(Carrier::shm);
+  const auto b = listener(Carrier::shm);
+  const LinkId link = join(*a, *b);
+  std::byte* segment = mapped_segment();
+  ASSERT_NE(segment, nullptr);
+  reinterpret_cast<std::atomic<std::uint64_t>*>(segment + kHeadOfRing0)->store(1U << 30);
+  EXPECT_EQ(a->transport().send(link, {frame_of("12345678")}).code(), Code::data_loss);
+  EXPECT_EQ(a->transport().send(link, {frame_of("12345678")}).code(), Code::unavailable);
+  ASSERT_TRUE(pump({a.get(), b.get()}, [&] { return !b->downs.empty() && !a->downs.empty(); }));
+  EXPECT_EQ(a->downs[0].why.code(), Code::data_loss);
+}
+
 }  // namespace
 }  // namespace fulgur::transport
