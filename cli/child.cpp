@@ -36,8 +36,7 @@ constexpr int kExecFailed = 127;
 
 Result<pid_t> spawn(const std::string& program, const std::vector<std::string>& arguments,
                     const std::string& log) {
-  if (access(program.c_str(), X_OK) != 0)
-    return error(Code::not_found, "{} is not built", program);
+  if (access(program.c_str(), X_OK) != 0) return error(Code::not_found, "{} is not built", program);
   const int fd = open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
   if (fd < 0) return error(Code::unavailable, "cannot write {}: {}", log, std::strerror(errno));
   std::vector<char*> argv{const_cast<char*>(program.c_str())};
@@ -47,7 +46,8 @@ Result<pid_t> spawn(const std::string& program, const std::vector<std::string>& 
   const pid_t child = fork();
   if (child == 0) become(program.c_str(), argv.data(), fd, parent);
   close(fd);
-  if (child < 0) return error(Code::unavailable, "cannot start {}: {}", program, std::strerror(errno));
+  if (child < 0)
+    return error(Code::unavailable, "cannot start {}: {}", program, std::strerror(errno));
   return child;
 }
 

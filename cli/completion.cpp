@@ -33,7 +33,8 @@ std::string read_chunk(const json& chunk, CompletionResult& result) {
   if (const auto usage = chunk.find("usage"); usage != chunk.end() && usage->is_object())
     result.tokens = usage->value("completion_tokens", std::uint64_t{0});
   for (const auto& choice : chunk.value("choices", json::array())) {
-    if (choice.contains("text") && choice["text"].is_string()) text += choice["text"].get<std::string>();
+    if (choice.contains("text") && choice["text"].is_string())
+      text += choice["text"].get<std::string>();
     if (choice.contains("delta") && choice["delta"].contains("content") &&
         choice["delta"]["content"].is_string())
       text += choice["delta"]["content"].get<std::string>();
@@ -72,10 +73,11 @@ Result<CompletionResult> stream_completion(HttpClient& client, const CompletionR
     wanted = wanted && on_text(text);
   });
   const char* const path = request.chat.empty() ? "/v1/completions" : "/v1/chat/completions";
-  auto response = client.post_stream(path, request_body(request), kSilence, [&](std::string_view bytes) {
-    events.feed(bytes);
-    return wanted;
-  });
+  auto response =
+      client.post_stream(path, request_body(request), kSilence, [&](std::string_view bytes) {
+        events.feed(bytes);
+        return wanted;
+      });
   if (!wanted) return result;
   if (!response.is_ok()) return response.status();
   if (response->status != 200) return Status(Code::unavailable, api_error(*response));

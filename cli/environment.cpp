@@ -28,7 +28,8 @@ Result<std::string> model_directory(const std::string& given) {
     return fs::absolute(given).lexically_normal().string();
   }
   // From build/<preset>/bin of the source tree, or installed beside share/.
-  for (const char* const candidate : {"../../../models/fulgur-tiny", "../share/fulgur/models/fulgur-tiny"}) {
+  for (const char* const candidate :
+       {"../../../models/fulgur-tiny", "../share/fulgur/models/fulgur-tiny"}) {
     const fs::path path = (fs::path(program_directory()) / candidate).lexically_normal();
     if (fs::is_directory(path, ignored)) return path.string();
   }

@@ -58,9 +58,10 @@ void Greeting::run() {
   if (wait_until_ready()) {
     ready_.store(true);
     if (!options_.no_demo && !options_.quiet) stream_one();
-    say(fmt::format("serving {0} (OpenAI API: {0}/v1; page: {0}/); end with {1}",
-                    api_url(options_.host, options_.port),
-                    options_.detach ? fmt::format("fulgur down --port {}", options_.port) : "Ctrl-C"));
+    say(fmt::format(
+        "serving {0} (OpenAI API: {0}/v1; page: {0}/); end with {1}",
+        api_url(options_.host, options_.port),
+        options_.detach ? fmt::format("fulgur down --port {}", options_.port) : "Ctrl-C"));
   }
   done_.store(true);
 }
@@ -83,13 +84,14 @@ bool Greeting::wait_until_ready() {
     for (const auto& service : mesh.value("services", json::array())) {
       const std::string name = service.value("name", "");
       if (seen.insert(name).second)
-        say(fmt::format("  {:14} up after {:.1f} s  pid {}", name, elapsed(), service.value("pid", 0)));
+        say(fmt::format("  {:14} up after {:.1f} s  pid {}", name, elapsed(),
+                        service.value("pid", 0)));
     }
     if (!mesh.value("ready", false)) continue;
     const auto readiness = api.get("/readyz", kSecond);
     if (!readiness.is_ok() || readiness->status != 200) continue;
-    say(fmt::format("ready after {:.1f} s: placement epoch {}, {} replicas of every expert", elapsed(),
-                    mesh.value("epoch", 0), mesh.value("replicas", 0)));
+    say(fmt::format("ready after {:.1f} s: placement epoch {}, {} replicas of every expert",
+                    elapsed(), mesh.value("epoch", 0), mesh.value("replicas", 0)));
     if (const auto problem = mesh.value("problem", ""); !problem.empty()) say("note: " + problem);
     return true;
   }

@@ -25,7 +25,8 @@ class HttpClient {
   HttpClient(const HttpClient&) = delete;
   HttpClient& operator=(const HttpClient&) = delete;
 
-  /// unavailable when nobody answers, deadline_exceeded after `timeout`. Any HTTP status is a value.
+  /// unavailable when nobody answers, deadline_exceeded after `timeout`. Any HTTP status is a
+  /// value.
   Result<HttpResponse> get(const std::string& path, Nanoseconds timeout);
   Result<HttpResponse> post(const std::string& path, const std::string& json, Nanoseconds timeout);
 

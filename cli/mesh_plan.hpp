@@ -9,10 +9,10 @@
 namespace fulgur::cli {
 
 struct ServicePlan {
-  std::string kind;     ///< "router", "attention", "expert", "orchestrator"
+  std::string kind;  ///< "router", "attention", "expert", "orchestrator"
   std::string name;
-  std::string program;  ///< file name beside this program
-  std::string endpoint; ///< where it listens for peers; empty for the router
+  std::string program;   ///< file name beside this program
+  std::string endpoint;  ///< where it listens for peers; empty for the router
   std::vector<std::string> arguments;
 };
 
@@ -21,8 +21,9 @@ struct MeshPaths {
   std::string socket_prefix;  ///< "ipc:///run/…/"; NAME.sock is appended
 };
 
-/// Processes in the order to start them; ended in reverse. `cpus` are the processor numbers that may
-/// be used. The orchestrator's admin address is added when it is started, with a port free then.
+/// Processes in the order to start them; ended in reverse. `cpus` are the processor numbers that
+/// may be used. The orchestrator's admin address is added when it is started, with a port free
+/// then.
 ///
 /// Attention and expert workers take turns within a layer, so both may use every processor: shards
 /// divide them among themselves, and so do workers.

@@ -27,8 +27,8 @@ int run(const SynthOptions& options) {
     names += (names.empty() ? "" : ", ") + preset.name;
   }
   if (!known) {
-    std::fprintf(stderr, "fulgur: --preset %s: no such preset; there are %s\n", options.preset.c_str(),
-                 names.c_str());
+    std::fprintf(stderr, "fulgur: --preset %s: no such preset; there are %s\n",
+                 options.preset.c_str(), names.c_str());
     return 2;
   }
   model::SynthOptions job;
@@ -39,24 +39,27 @@ int run(const SynthOptions& options) {
   const bool terminal = isatty(STDERR_FILENO) != 0;
   if (terminal)
     job.progress = [](std::uint64_t done, std::uint64_t total) {
-      std::fprintf(stderr, "\rwriting %llu of %llu MiB", static_cast<unsigned long long>(done >> 20),
+      std::fprintf(stderr, "\rwriting %llu of %llu MiB",
+                   static_cast<unsigned long long>(done >> 20),
                    static_cast<unsigned long long>(total >> 20));
     };
   const auto written = model::synthesize(job);
   if (terminal) std::fputc('\n', stderr);
   if (!written.is_ok()) return fail(written.status());
   std::printf("%s: %s, seed %llu, %.1f MiB\n", options.out.c_str(), options.preset.c_str(),
-              static_cast<unsigned long long>(options.seed), static_cast<double>(*written) / (1 << 20));
+              static_cast<unsigned long long>(options.seed),
+              static_cast<double>(*written) / (1 << 20));
   return 0;
 }
 
 int run(const BenchOptions& options) {
   const std::string program = program_directory() + "/fulgur-bench-" + options.bench;
   if (access(program.c_str(), X_OK) != 0)
-    return fail(error(Code::not_found, "{} is not built (./fulgur bench builds what its libraries allow)",
-                      program));
+    return fail(error(Code::not_found,
+                      "{} is not built (./fulgur bench builds what its libraries allow)", program));
   std::vector<char*> argv{const_cast<char*>(program.c_str())};
-  for (const auto& argument : options.arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  for (const auto& argument : options.arguments)
+    argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
   execv(program.c_str(), argv.data());
   return fail(error(Code::unavailable, "cannot run {}: {}", program, std::strerror(errno)));

@@ -84,7 +84,8 @@ CLI::App* add_demo(CLI::App& app, DemoOptions& demo) {
 }
 
 CLI::App* add_bench(CLI::App& app, BenchOptions& bench) {
-  CLI::App* cmd = app.add_subcommand("bench", "run a benchmark: transport, engine, serve, kernels, tokenizer");
+  CLI::App* cmd =
+      app.add_subcommand("bench", "run a benchmark: transport, engine, serve, kernels, tokenizer");
   cmd->add_option("BENCH", bench.bench, "which one")
       ->required()
       ->check(CLI::IsMember({"transport", "engine", "serve", "kernels", "tokenizer"}));
@@ -109,7 +110,8 @@ std::string one_line(std::string text) {
 }  // namespace
 
 Parsed parse_command_line(std::vector<std::string> arguments) {
-  CLI::App app("Fulgur serves mixture-of-experts language models from a mesh of processes.", "fulgur");
+  CLI::App app("Fulgur serves mixture-of-experts language models from a mesh of processes.",
+               "fulgur");
   app.footer(kFooter);
   app.set_version_flag("--version", "fulgur " FULGUR_VERSION);
   app.require_subcommand(0, 1);
@@ -129,7 +131,8 @@ Parsed parse_command_line(std::vector<std::string> arguments) {
   status_cmd->add_flag("--json", status.json, "machine-readable");
   const CLI::App* chat_cmd = add_chat(app, chat);
   const CLI::App* demo_cmd = add_demo(app, demo);
-  CLI::App* check_cmd = app.add_subcommand("check", "say what a checkpoint is and what is wrong with it");
+  CLI::App* check_cmd =
+      app.add_subcommand("check", "say what a checkpoint is and what is wrong with it");
   check_cmd->add_option("DIR", check.directory, "checkpoint directory")->required();
   check_cmd->add_flag("--json", check.json, "machine-readable");
   CLI::App* synth_cmd = app.add_subcommand("synth", "write a seeded random checkpoint");

@@ -70,7 +70,8 @@ Result<RunDir> RunDir::claim(std::uint16_t port) {
   FULGUR_RETURN_IF_ERROR(dir.make_private_directory());
   dir.lock_ = open_lock(dir.parent_, port, O_CREAT);
   if (dir.lock_ < 0)
-    return error(Code::unavailable, "cannot open the lock of {}: {}", dir.path_, std::strerror(errno));
+    return error(Code::unavailable, "cannot open the lock of {}: {}", dir.path_,
+                 std::strerror(errno));
   if (flock(dir.lock_, LOCK_EX | LOCK_NB) != 0)
     return error(Code::failed_precondition,
                  "a mesh already runs on port {} (end it with: fulgur down --port {})", port, port);
@@ -120,7 +121,8 @@ Result<MeshRecord> RunDir::read() const {
   if (!in_use()) return error(Code::not_found, "no mesh runs on port {}", port_);
   std::ifstream file(path_ + "/mesh.json");
   const auto json = nlohmann::json::parse(file, nullptr, false);
-  if (!json.is_object()) return error(Code::not_found, "the mesh on port {} is just starting", port_);
+  if (!json.is_object())
+    return error(Code::not_found, "the mesh on port {} is just starting", port_);
   MeshRecord record;
   record.port = port_;
   record.host = json.value("host", "");

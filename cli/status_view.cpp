@@ -60,8 +60,7 @@ std::string format_rows(const std::vector<Row>& rows) {
   std::string text;
   for (const Row& row : rows) {
     std::string line;
-    for (std::size_t i = 0; i < row.size(); ++i)
-      line += fmt::format("{:<{}}  ", row[i], widths[i]);
+    for (std::size_t i = 0; i < row.size(); ++i) line += fmt::format("{:<{}}  ", row[i], widths[i]);
     text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
   }
   return text;
@@ -78,7 +77,8 @@ Result<std::string> status_json(const std::string& mesh_json) {
       shown[std::string(field)] = service.value(std::string(field), json());
     services.push_back(std::move(shown));
   }
-  return json{{"services", std::move(services)}}.dump(-1, ' ', false, json::error_handler_t::replace);
+  return json{{"services", std::move(services)}}.dump(-1, ' ', false,
+                                                      json::error_handler_t::replace);
 }
 
 Result<std::string> status_table(const std::string& mesh_json, const MeshRecord& record) {
@@ -87,11 +87,12 @@ Result<std::string> status_table(const std::string& mesh_json, const MeshRecord&
   for (const auto& service : mesh["services"]) rows.push_back(make_row(service));
   std::string text = format_rows(rows);
   const std::string problem = mesh.value("problem", "");
-  text += mesh.value("ready", false)
-              ? fmt::format("serving {} on http://{}:{}, epoch {}, {} replicas of every expert{}{}\n",
-                            record.model, record.host, record.port, number(mesh, "epoch"),
-                            number(mesh, "replicas"), problem.empty() ? "" : "; ", problem)
-              : fmt::format("not ready: {}\n", problem);
+  text +=
+      mesh.value("ready", false)
+          ? fmt::format("serving {} on http://{}:{}, epoch {}, {} replicas of every expert{}{}\n",
+                        record.model, record.host, record.port, number(mesh, "epoch"),
+                        number(mesh, "replicas"), problem.empty() ? "" : "; ", problem)
+          : fmt::format("not ready: {}\n", problem);
   return text;
 }
 
@@ -106,9 +107,10 @@ std::string mesh_json_from_record(const MeshRecord& record) {
                         {"replicas", 0},
                         {"load", json::object()},
                         {"state", "unknown"}});
-  return json{{"services", std::move(services)},
-              {"ready", false},
-              {"problem", "the orchestrator does not answer; running traffic is served all the same"}}
+  return json{
+      {"services", std::move(services)},
+      {"ready", false},
+      {"problem", "the orchestrator does not answer; running traffic is served all the same"}}
       .dump(-1, ' ', false, json::error_handler_t::replace);
 }
 

@@ -8,8 +8,8 @@
 
 namespace fulgur::cli {
 
-/// {"services":[{"kind","name","pid","endpoint","epoch","replicas","load"}]} from the orchestrator's
-/// /v1/mesh. data_loss when that is not what it should be.
+/// {"services":[{"kind","name","pid","endpoint","epoch","replicas","load"}]} from the
+/// orchestrator's /v1/mesh. data_loss when that is not what it should be.
 Result<std::string> status_json(const std::string& mesh_json);
 
 /// The same for people, with a last line that says whether the mesh serves.

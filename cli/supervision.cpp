@@ -101,7 +101,8 @@ void Supervision::shut_down(Nanoseconds deadline, const std::function<bool()>& i
   };
   const auto stop = [&](bool routers) {
     for (Service& service : services_)
-      if (service.pid != 0 && (service.plan.kind == "router") == routers) kill(service.pid, SIGTERM);
+      if (service.pid != 0 && (service.plan.kind == "router") == routers)
+        kill(service.pid, SIGTERM);
   };
   stop(true);
   wait_while([&] {
@@ -147,7 +148,8 @@ Status check_port(const std::string& host, std::uint16_t port) {
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
   const int failure = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
-  if (failure != 0) return error(Code::invalid_argument, "--host {}: {}", host, gai_strerror(failure));
+  if (failure != 0)
+    return error(Code::invalid_argument, "--host {}: {}", host, gai_strerror(failure));
   const Socket probe(found->ai_family);
   const int yes = 1;
   setsockopt(probe.fd(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes));
@@ -156,7 +158,8 @@ Status check_port(const std::string& host, std::uint16_t port) {
   freeaddrinfo(found);
   if (bound == 0 && listen(probe.fd(), 1) == 0) return Status::ok();
   if (reason == EADDRINUSE)
-    return error(Code::unavailable, "port {} is in use by another program; choose one with --port", port);
+    return error(Code::unavailable, "port {} is in use by another program; choose one with --port",
+                 port);
   return error(Code::unavailable, "cannot listen on {}:{}: {}", host, port, std::strerror(reason));
 }
 

@@ -114,9 +114,9 @@ class Demo {
       if (mesh.value("phase", "") != "idle" || mesh.value("replicas", 0) < 2) continue;
       for (const auto& service : mesh["services"])
         if (service.value("name", "") == victim && service.value("pid", 0) != killed_pid_) {
-          print(fmt::format("{} is back as pid {}; placement epoch {}, {} replicas of every expert\n",
-                            victim, service.value("pid", 0), mesh.value("epoch", 0),
-                            mesh.value("replicas", 0)));
+          print(fmt::format(
+              "{} is back as pid {}; placement epoch {}, {} replicas of every expert\n", victim,
+              service.value("pid", 0), mesh.value("epoch", 0), mesh.value("replicas", 0)));
           return Status::ok();
         }
     }

@@ -29,11 +29,11 @@ std::vector<int> usable_cpus() {
 }
 
 std::string describe_model(const std::string& directory, const model::ModelConfig& config) {
-  return fmt::format("{}: {:.1f} M parameters, {} layers ({} lightning, {} softmax), {} experts top-{}",
-                     directory, static_cast<double>(config.total_params()) / 1e6, config.layers,
-                     config.layers_of(model::AttentionKind::lightning),
-                     config.layers_of(model::AttentionKind::softmax), config.experts,
-                     config.experts_per_token);
+  return fmt::format(
+      "{}: {:.1f} M parameters, {} layers ({} lightning, {} softmax), {} experts top-{}", directory,
+      static_cast<double>(config.total_params()) / 1e6, config.layers,
+      config.layers_of(model::AttentionKind::lightning),
+      config.layers_of(model::AttentionKind::softmax), config.experts, config.experts_per_token);
 }
 
 /// Tells the process that waits for a detached mesh how it went, then lets go of the terminal.

@@ -16,7 +16,8 @@ Result<std::unique_ptr<http::Server>> open_admin(const std::string& address, con
   http::ServerOptions options;
   options.connections_max = 64;
   options.body_bytes_max = 64 * 1024;
-  FULGUR_ASSIGN_OR_RETURN(auto server, http::Server::listen(address.substr(0, colon), port, options));
+  FULGUR_ASSIGN_OR_RETURN(auto server,
+                          http::Server::listen(address.substr(0, colon), port, options));
   http::add_admin_routes(*server, {[&metrics] { return metrics.text(); }, std::move(readiness)});
   return server;
 }

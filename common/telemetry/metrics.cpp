@@ -15,14 +15,16 @@ namespace {
 
 // Prometheus wants base units: a dashboard must never guess a scale.
 constexpr std::array<std::string_view, 14> kScaledUnits = {
-    "_ms",  "_us", "_ns", "_milliseconds", "_microseconds", "_nanoseconds", "_minutes",
-    "_kib", "_kb", "_mib", "_mb",          "_gib",          "_gb",          "_percent"};
+    "_ms",  "_us", "_ns",  "_milliseconds", "_microseconds", "_nanoseconds", "_minutes",
+    "_kib", "_kb", "_mib", "_mb",           "_gib",          "_gb",          "_percent"};
 
 std::string_view without_total(std::string_view name) {
   return name.ends_with("_total") ? name.substr(0, name.size() - 6) : name;
 }
 
-bool is_name_character(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_'; }
+bool is_name_character(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
+}
 
 void require_name(MetricKind kind, std::string_view name) {
   const Status status = check_metric_name(kind, name);
@@ -32,8 +34,8 @@ void require_name(MetricKind kind, std::string_view name) {
 }  // namespace
 
 Histogram::BucketBoundaries latency_buckets_s() {
-  return {1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2,
-          2.5e-2, 5e-2, 0.1,  0.25, 0.5,    1.0,  2.5,  5.0,    10.0, 30.0};
+  return {1e-5,   2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2,
+          2.5e-2, 5e-2,   0.1,  0.25, 0.5,    1.0,  2.5,  5.0,    10.0, 30.0};
 }
 
 Status check_metric_name(MetricKind kind, std::string_view name) {
@@ -51,10 +53,9 @@ Status check_metric_name(MetricKind kind, std::string_view name) {
 }
 
 Metrics::Metrics(std::string_view service, std::string_view name) {
-  gauge("fulgur_build_info", "Version of the running program; the value is always 1",
-        {{"version", FULGUR_VERSION},
-         {"service", std::string(service)},
-         {"name", std::string(name)}})
+  gauge(
+      "fulgur_build_info", "Version of the running program; the value is always 1",
+      {{"version", FULGUR_VERSION}, {"service", std::string(service)}, {"name", std::string(name)}})
       .Set(1);
 }
 
@@ -71,7 +72,8 @@ Gauge& Metrics::gauge(const std::string& name, const std::string& help, const La
 Histogram& Metrics::histogram(const std::string& name, const std::string& help,
                               const Histogram::BucketBoundaries& buckets, const Labels& labels) {
   require_name(MetricKind::histogram, name);
-  return prometheus::BuildHistogram().Name(name).Help(help).Register(registry_).Add(labels, buckets);
+  return prometheus::BuildHistogram().Name(name).Help(help).Register(registry_).Add(labels,
+                                                                                    buckets);
 }
 
 void Metrics::add_alias(const std::string& alias, const std::string& source, const Labels& labels) {

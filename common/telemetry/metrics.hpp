@@ -61,9 +61,9 @@ class Metrics {
   std::vector<Alias> aliases_;
 };
 
-/// A counter whose total is kept elsewhere (transport statistics, reactor): set() moves the exported
-/// counter up to it. `unit` is what one counted step is worth in the base unit: kPerNanosecond for a
-/// total of nanoseconds behind a _seconds_total. One owner thread.
+/// A counter whose total is kept elsewhere (transport statistics, reactor): set() moves the
+/// exported counter up to it. `unit` is what one counted step is worth in the base unit:
+/// kPerNanosecond for a total of nanoseconds behind a _seconds_total. One owner thread.
 class MirroredCounter {
  public:
   static constexpr double kPerNanosecond = 1e-9;

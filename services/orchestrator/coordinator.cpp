@@ -20,8 +20,8 @@ void Coordinator::on_register(transport::LinkId link, const wire::Register& info
   }
   ++counters_.registrations;
   if (*arrival == Membership::Arrival::replaced) ++counters_.losses;
-  log::info("registered kind={} name={} pid={} endpoint={} epoch={} held={}{}", to_string(info.kind),
-            info.name, info.pid, info.endpoint, info.epoch, info.held.size(),
+  log::info("registered kind={} name={} pid={} endpoint={} epoch={} held={}{}",
+            to_string(info.kind), info.name, info.pid, info.endpoint, info.epoch, info.held.size(),
             *arrival == Membership::Arrival::again ? " again=1" : "");
   outbox_.send(link, std::move(ack));
   admit(*members_.find(info.name), *arrival);
@@ -34,12 +34,16 @@ void Coordinator::admit(const Member& member, Membership::Arrival arrival) {
   switch (member.info.kind) {
     case ServiceKind::expert:
       if (first_worker_at_ < 0) first_worker_at_ = clock_.now();
-      if (again) epochs_.worker_again(member.info);
-      else epochs_.worker_joined(member.info);
+      if (again)
+        epochs_.worker_again(member.info);
+      else
+        epochs_.worker_joined(member.info);
       break;
     case ServiceKind::attention:
-      if (again) send_placement(member);
-      else epochs_.shard_joined(member.info);
+      if (again)
+        send_placement(member);
+      else
+        epochs_.shard_joined(member.info);
       break;
     default:
       epochs_.observe_epoch(member.info.epoch);

@@ -11,10 +11,14 @@ constexpr std::uint32_t kFailuresMax = 3;
 
 std::string_view to_string(Epochs::Phase phase) {
   switch (phase) {
-    case Epochs::Phase::settling: return "settling";
-    case Epochs::Phase::idle: return "idle";
-    case Epochs::Phase::preparing: return "preparing";
-    case Epochs::Phase::switching: return "switching";
+    case Epochs::Phase::settling:
+      return "settling";
+    case Epochs::Phase::idle:
+      return "idle";
+    case Epochs::Phase::preparing:
+      return "preparing";
+    case Epochs::Phase::switching:
+      return "switching";
   }
   return "unknown";
 }
@@ -95,7 +99,8 @@ void Epochs::plan_without(const std::string& worker) {
 }
 
 /// Publishes the committed assignment again under a new number, because its members changed. A
-/// prepare under way carries a lower number by now, so it starts again; what is loaded stays loaded.
+/// prepare under way carries a lower number by now, so it starts again; what is loaded stays
+/// loaded.
 void Epochs::publish_change() {
   committed_epoch_ = next_epoch();
   actions_.push_back(Publish{*placement()});
@@ -175,8 +180,10 @@ void Epochs::worker_failed(const std::string& name, const std::string& why) {
   worker.capacity = worker.failures++ == 0 ? std::min(worker.capacity, worker.held.count()) : 0;
   log::error("worker={} cannot prepare epoch={} capacity_now={} why=\"{}\"", name, target_epoch_,
              worker.capacity, why);
-  if (worker.failures > kFailuresMax) worker_lost(name);
-  else plan();
+  if (worker.failures > kFailuresMax)
+    worker_lost(name);
+  else
+    plan();
 }
 
 // ---------------------------------------------------------------- commit, switch, retire
@@ -229,7 +236,8 @@ void Epochs::tick() {
     const std::string name = *awaited_.begin();
     worker_failed(name, "no answer to Prepare in time");
   } else if (phase_ == Phase::switching) {
-    // Freeing under a shard that still routes by the old epoch only costs Nacks, but nothing hurries.
+    // Freeing under a shard that still routes by the old epoch only costs Nacks, but nothing
+    // hurries.
     log::warn("shard={} has not switched to epoch={}: old replicas are kept", *awaited_.begin(),
               target_epoch_);
     finish_switch(false);

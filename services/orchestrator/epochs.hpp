@@ -1,8 +1,8 @@
 // Placement epochs: plan -> prepare (workers load what they lack) -> commit (the new placement goes
 // to shards and routers) -> switched (no shard routes by an older epoch) -> retire (workers free
 // what is no longer named). A loss in any phase publishes the mesh without the lost one at once and
-// plans again; a join waits for the running change to end. Soft state: after a restart it is rebuilt
-// from what workers say they hold, under epoch numbers above every number heard of.
+// plans again; a join waits for the running change to end. Soft state: after a restart it is
+// rebuilt from what workers say they hold, under epoch numbers above every number heard of.
 //
 // Plain class, one thread. Effects are values in take_actions(), in the order they must be sent.
 #pragma once
@@ -93,7 +93,7 @@ class Epochs {
     std::string endpoint;
     std::uint64_t capacity = 0;  ///< replicas
     std::uint32_t failures = 0;
-    ReplicaMap held;             ///< known to be loaded
+    ReplicaMap held;  ///< known to be loaded
   };
   using Assignment = std::map<std::string, ReplicaMap>;
 

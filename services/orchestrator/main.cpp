@@ -1,5 +1,5 @@
-// fulgur-orchestrator: membership, placement epochs, mesh telemetry. Soft state: kill it and start it
-// again at any time, the data plane does not notice.
+// fulgur-orchestrator: membership, placement epochs, mesh telemetry. Soft state: kill it and start
+// it again at any time, the data plane does not notice.
 #include <fmt/core.h>
 #include <pthread.h>
 #include <signal.h>
@@ -24,16 +24,17 @@ Status run(const Options& options, const sigset_t& stop_signals) {
   transport::TransportOptions sockets;
   sockets.listen = options.listen;
   sockets.allowed = transport::Carrier::zmq;  // control messages are small: no shared memory
-  FULGUR_ASSIGN_OR_RETURN(auto transport,
-                          transport::make_transport({wire::ServiceKind::orchestrator, options.name,
-                                                     settings.generation}, sockets));
+  FULGUR_ASSIGN_OR_RETURN(
+      auto transport,
+      transport::make_transport(
+          {wire::ServiceKind::orchestrator, options.name, settings.generation}, sockets));
   telemetry::Metrics metrics("orchestrator", options.name);
   MeshMetrics mesh_metrics(metrics);
   ReadinessBoard board;
   actor::Reactor reactor(*transport, clock);
   // After the reactor: its routes hold actors, which must not outlive the actor system.
-  FULGUR_ASSIGN_OR_RETURN(auto admin, telemetry::open_admin(options.admin, metrics,
-                                                            [&board] { return board.read(); }));
+  FULGUR_ASSIGN_OR_RETURN(
+      auto admin, telemetry::open_admin(options.admin, metrics, [&board] { return board.read(); }));
   OrchestratorDeps deps;
   deps.options = settings;
   deps.self = {options.name, static_cast<std::uint32_t>(getpid()), transport->endpoint(),
@@ -51,12 +52,14 @@ Status run(const Options& options, const sigset_t& stop_signals) {
   };
   reactor.spawn<actor::Supervisor>(
       &clock, supervision,
-      std::vector<actor::ChildSpec>{{"orchestrator", [&] { return start_orchestrator(reactor, deps); },
-                                     [&](const actor::Handle& it) { add_mesh_route(*admin, it); }}});
+      std::vector<actor::ChildSpec>{
+          {"orchestrator", [&] { return start_orchestrator(reactor, deps); },
+           [&](const actor::Handle& it) { add_mesh_route(*admin, it); }}});
   reactor.run_until_idle(16);
   admin->start();
   log::info("serving endpoint={} admin={} layers={} experts={} replicas={}", transport->endpoint(),
-            admin->endpoint(), settings.epochs.shape.layers, settings.epochs.shape.experts, options.replicas);
+            admin->endpoint(), settings.epochs.shape.layers, settings.epochs.shape.experts,
+            options.replicas);
 
   std::thread signals([&] {
     int signal = 0;

@@ -13,9 +13,12 @@ bool holds_weights(wire::ServiceKind kind) {
 
 std::string_view to_string(MemberState state) {
   switch (state) {
-    case MemberState::alive: return "alive";
-    case MemberState::suspect: return "suspect";
-    case MemberState::lost: return "lost";
+    case MemberState::alive:
+      return "alive";
+    case MemberState::suspect:
+      return "suspect";
+    case MemberState::lost:
+      return "lost";
   }
   return "unknown";
 }
@@ -65,8 +68,9 @@ Result<Membership::Arrival> Membership::on_register(transport::LinkId link,
   if (const auto found = members_.find(info.name); found != members_.end()) {
     const Member& old = found->second;
     if (info.incarnation < old.info.incarnation)
-      return error(Code::failed_precondition, "{} started again since: incarnation {} is older than {}",
-                   info.name, info.incarnation, old.info.incarnation);
+      return error(Code::failed_precondition,
+                   "{} started again since: incarnation {} is older than {}", info.name,
+                   info.incarnation, old.info.incarnation);
     const bool present = old.state != MemberState::lost;
     if (present && old.info.kind != info.kind)
       return error(Code::invalid_argument, "the name {} belongs to a {}", info.name,

@@ -16,7 +16,7 @@ namespace fulgur::orchestrator {
 
 struct MembershipLimits {
   Nanoseconds heartbeat_timeout = 5 * kSecond;
-  Nanoseconds link_grace = kSecond;        ///< a link that comes back within it is no loss
+  Nanoseconds link_grace = kSecond;            ///< a link that comes back within it is no loss
   Nanoseconds report_grace = 3 * kSecond / 2;  ///< a reported member must speak within it
   Nanoseconds silent_after = 3 * kSecond / 2;  ///< a reported member this silent is lost at once
   Nanoseconds forget_after = 600 * kSecond;    ///< how long a lost member's incarnation is kept

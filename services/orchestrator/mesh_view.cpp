@@ -66,7 +66,8 @@ std::string mesh_json(const Coordinator& coordinator, const SelfDescription& sel
 
 MeshMetrics::MeshMetrics(telemetry::Metrics& metrics)
     : epoch_(metrics.gauge("fulgur_placement_epoch", "Committed placement epoch")),
-      replicas_(metrics.gauge("fulgur_placement_replicas", "Replicas of every expert as committed")),
+      replicas_(
+          metrics.gauge("fulgur_placement_replicas", "Replicas of every expert as committed")),
       serving_(metrics.gauge("fulgur_mesh_serving",
                              "1 when every expert has a replica and there is a shard")),
       moves_(metrics.counter("fulgur_placement_moves_total", "Replicas workers were told to load")),

@@ -35,7 +35,8 @@ std::optional<int> parse_options(int argc, char** argv, Options& options) {
   app.add_option("--grace", options.grace_s, "seconds the first epoch waits at most")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
-  app.add_option("--heartbeat-timeout", options.heartbeat_timeout_s, "seconds of silence until lost")
+  app.add_option("--heartbeat-timeout", options.heartbeat_timeout_s,
+                 "seconds of silence until lost")
       ->check(CLI::Range(0.5, 3600.0))
       ->capture_default_str();
   try {

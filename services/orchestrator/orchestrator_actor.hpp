@@ -1,6 +1,6 @@
-// The orchestrator as an actor: hands what peers say to the Coordinator, ticks it, and sends what it
-// decides. Holds no decisions of its own. A restarted actor starts like a restarted process: from
-// nothing, under a new generation, rebuilt from registrations.
+// The orchestrator as an actor: hands what peers say to the Coordinator, ticks it, and sends what
+// it decides. Holds no decisions of its own. A restarted actor starts like a restarted process:
+// from nothing, under a new generation, rebuilt from registrations.
 #pragma once
 
 #include <functional>

@@ -1,8 +1,8 @@
 // Three exact steps: total quota of each worker (water-filling under its capacity), quota per layer
-// (a 0/1 matrix with given row and column sums), experts of a layer to workers (a degree-constrained
-// bipartite matching). The last two are minimum-cost flows whose cost is the number of moved
-// replicas, with a hash of names as tie-break so that replicas of a worker's experts spread over
-// all others and its load does too when it dies.
+// (a 0/1 matrix with given row and column sums), experts of a layer to workers (a
+// degree-constrained bipartite matching). The last two are minimum-cost flows whose cost is the
+// number of moved replicas, with a hash of names as tie-break so that replicas of a worker's
+// experts spread over all others and its load does too when it dies.
 #include "services/orchestrator/placement.hpp"
 
 #include <algorithm>
@@ -68,8 +68,10 @@ std::vector<std::uint64_t> Planner::worker_quotas(std::uint64_t total) const {
   std::uint64_t high = shape_.cells();
   while (low < high) {
     const std::uint64_t middle = (low + high) / 2;
-    if (filled(middle) >= total) high = middle;
-    else low = middle + 1;
+    if (filled(middle) >= total)
+      high = middle;
+    else
+      low = middle + 1;
   }
   std::vector<std::uint64_t> quotas(order_.size());
   std::vector<std::size_t> at_level;
@@ -114,7 +116,8 @@ std::vector<std::vector<std::uint32_t>> Planner::layer_quotas(
   for (std::uint32_t layer = 0; layer < shape_.layers; ++layer)
     for (std::size_t slot = 0; slot < count; ++slot)
       quotas[layer][slot] = static_cast<std::uint32_t>(
-          totals[slot] / shape_.layers + static_cast<std::uint64_t>(flow.flow(edge[layer * count + slot])));
+          totals[slot] / shape_.layers +
+          static_cast<std::uint64_t>(flow.flow(edge[layer * count + slot])));
   return quotas;
 }
 
@@ -139,7 +142,8 @@ void Planner::match_layer(std::uint32_t layer, std::uint32_t replicas,
   FULGUR_ASSERT(placed == std::int64_t{shape_.experts} * replicas, "quotas do not fit the layer");
   for (std::uint32_t expert = 0; expert < shape_.experts; ++expert)
     for (std::size_t slot = 0; slot < count; ++slot)
-      if (flow.flow(edge[expert * count + slot]) > 0) plan.assigned[order_[slot]].add(layer, expert);
+      if (flow.flow(edge[expert * count + slot]) > 0)
+        plan.assigned[order_[slot]].add(layer, expert);
 }
 
 PlacementPlan Planner::plan(std::uint32_t replicas) {
@@ -169,10 +173,9 @@ Result<PlacementPlan> plan_placement(ModelShape shape, std::uint32_t replicas_wa
   const auto replicas = static_cast<std::uint32_t>(std::min<std::uint64_t>(fit, replicas_wanted));
   PlacementPlan plan = planner.plan(replicas);
   if (replicas < replicas_wanted)
-    plan.shortfall =
-        fmt::format("{} of {} replicas an expert: {} workers have room for {} of {} replicas", replicas,
-                    replicas_wanted, workers.size(), planner.limit_sum(),
-                    shape.cells() * replicas_wanted);
+    plan.shortfall = fmt::format(
+        "{} of {} replicas an expert: {} workers have room for {} of {} replicas", replicas,
+        replicas_wanted, workers.size(), planner.limit_sum(), shape.cells() * replicas_wanted);
   return plan;
 }
 

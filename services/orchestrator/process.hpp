@@ -14,7 +14,8 @@ namespace fulgur::orchestrator {
 /// What /readyz says, handed from the reactor's thread to the server's.
 class ReadinessBoard {
  public:
-  ReadinessBoard() : now_(std::make_shared<const http::Readiness>(http::Readiness{false, "starting"})) {}
+  ReadinessBoard()
+      : now_(std::make_shared<const http::Readiness>(http::Readiness{false, "starting"})) {}
   void post(const Status& serving) {
     now_.store(std::make_shared<const http::Readiness>(
         http::Readiness{serving.is_ok(), serving.is_ok() ? "ok" : serving.message()}));

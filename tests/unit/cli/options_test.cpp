@@ -25,10 +25,11 @@ TEST(Options, UpHasSensibleDefaults) {
 }
 
 TEST(Options, UpTakesEveryFlag) {
-  const auto up = parsed<UpOptions>({"up", "--model", "m", "--port", "9001", "--attention", "3",
-                                     "--experts", "4", "--replicas", "1", "--activations", "f32",
-                                     "--transport", "zmq", "--threads", "2", "--log-level", "debug",
-                                     "--quiet", "--no-demo", "--detach"});
+  const auto up =
+      parsed<UpOptions>({"up",    "--model",     "m",         "--port",     "9001", "--attention",
+                         "3",     "--experts",   "4",         "--replicas", "1",    "--activations",
+                         "f32",   "--transport", "zmq",       "--threads",  "2",    "--log-level",
+                         "debug", "--quiet",     "--no-demo", "--detach"});
   EXPECT_EQ(up.model, "m");
   EXPECT_EQ(up.port, 9001);
   EXPECT_EQ(up.attention, 3U);
@@ -45,7 +46,8 @@ TEST(Options, OtherCommands) {
   EXPECT_EQ(parsed<DownOptions>({"down", "--port", "9"}).port, 9);
   EXPECT_TRUE(parsed<StatusOptions>({"status", "--json"}).json);
   EXPECT_EQ(parsed<CheckOptions>({"check", "dir"}).directory, "dir");
-  EXPECT_EQ(parsed<SynthOptions>({"synth", "--preset", "odd", "--out", "o", "--seed", "7"}).seed, 7U);
+  EXPECT_EQ(parsed<SynthOptions>({"synth", "--preset", "odd", "--out", "o", "--seed", "7"}).seed,
+            7U);
   EXPECT_EQ(parsed<ChatOptions>({"chat", "--temperature", "0"}).temperature, 0.0);
 }
 

@@ -28,18 +28,22 @@ TEST(StatusView, TableIsAligned) {
   record.model = "/m";
   record.host = "127.0.0.1";
   record.port = 8000;
-  EXPECT_EQ(*status_table(kMesh, record),
-            "KIND          NAME          PID  STATE  EPOCH  REPLICAS  LOAD                        ADMIN\n"
-            "orchestrator  orchestrator  1    alive  3      -                                     127.0.0.1:1\n"
-            "expert        expert-0      20   alive  3      128       1 queued, 77 rows, 1.0 MiB  127.0.0.1:2\n"
-            "serving /m on http://127.0.0.1:8000, epoch 3, 2 replicas of every expert\n");
+  EXPECT_EQ(
+      *status_table(kMesh, record),
+      "KIND          NAME          PID  STATE  EPOCH  REPLICAS  LOAD                        ADMIN\n"
+      "orchestrator  orchestrator  1    alive  3      -                                     "
+      "127.0.0.1:1\n"
+      "expert        expert-0      20   alive  3      128       1 queued, 77 rows, 1.0 MiB  "
+      "127.0.0.1:2\n"
+      "serving /m on http://127.0.0.1:8000, epoch 3, 2 replicas of every expert\n");
 }
 
 TEST(StatusView, SaysWhatIsWrong) {
-  EXPECT_EQ(*status_table(R"({"services":[],"ready":false,"problem":"no shard"})", {}).value().rbegin(),
-            '\n');
-  EXPECT_NE(status_table(R"({"services":[],"ready":false,"problem":"no shard"})", {})->find(
-                "not ready: no shard"),
+  EXPECT_EQ(
+      *status_table(R"({"services":[],"ready":false,"problem":"no shard"})", {}).value().rbegin(),
+      '\n');
+  EXPECT_NE(status_table(R"({"services":[],"ready":false,"problem":"no shard"})", {})
+                ->find("not ready: no shard"),
             std::string::npos);
   EXPECT_FALSE(status_json("not json").is_ok());
   EXPECT_FALSE(status_json("[]").is_ok());

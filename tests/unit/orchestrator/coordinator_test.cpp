@@ -120,7 +120,8 @@ TEST(Coordinator, AMeshWithoutWorkersServesAgainWhenOneComes) {
   expect_healthy(mesh, 1);
   mesh.kill("expert-0");
   mesh.pass(2 * kSecond);
-  EXPECT_EQ(mesh.coordinator().epochs().serving().message(), "24 of 24 experts have no live replica");
+  EXPECT_EQ(mesh.coordinator().epochs().serving().message(),
+            "24 of 24 experts have no live replica");
   mesh.start(ServiceKind::expert, "expert-9");
   mesh.run();
   expect_healthy(mesh, 1);
@@ -209,7 +210,8 @@ std::uint64_t join_with_death(const std::string& victim, std::uint64_t steps, bo
 TEST(Coordinator, SurvivesADeathAtEveryStep) {
   const std::uint64_t steps = join_with_death("", 0, false);
   ASSERT_GT(steps, 8U);
-  for (const char* victim : {"expert-0", "expert-2", "expert-3", "attention-0", "attention-1", "router-0"})
+  for (const char* victim :
+       {"expert-0", "expert-2", "expert-3", "attention-0", "attention-1", "router-0"})
     for (std::uint64_t step = 0; step <= steps; ++step)
       for (const bool comes_back : {false, true}) join_with_death(victim, step, comes_back);
 }

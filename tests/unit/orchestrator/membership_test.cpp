@@ -39,7 +39,8 @@ TEST_F(MembershipTest, TellsArrivalsApart) {
   EXPECT_EQ(*members_.on_register(2, worker("expert-0", 5)), Arrival::again);
   EXPECT_EQ(*members_.on_register(3, worker("expert-0", 6)), Arrival::replaced);
   EXPECT_EQ(members_.find("expert-0")->link, 3U);
-  EXPECT_EQ(members_.on_register(4, worker("expert-0", 5)).status().code(), Code::failed_precondition);
+  EXPECT_EQ(members_.on_register(4, worker("expert-0", 5)).status().code(),
+            Code::failed_precondition);
 }
 
 TEST_F(MembershipTest, RefusesAnotherModelByName) {

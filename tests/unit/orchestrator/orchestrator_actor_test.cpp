@@ -15,7 +15,8 @@ using wire::ServiceKind;
 /// A member that answers as it should and remembers what it was told.
 class Member final : private transport::Handler {
  public:
-  Member(transport::Hub& hub, ServiceKind kind, const std::string& name) : name_(name), kind_(kind) {
+  Member(transport::Hub& hub, ServiceKind kind, const std::string& name)
+      : name_(name), kind_(kind) {
     transport_ = std::move(*hub.make({kind, name, 1}, "inproc://" + name));
     EXPECT_TRUE(transport_->connect("inproc://orchestrator", transport::Carrier::inproc).is_ok());
   }
@@ -95,8 +96,8 @@ class OrchestratorActorTest : public testing::Test {
 
   ManualClock clock_;
   transport::Hub hub_;
-  std::unique_ptr<transport::Transport> transport_ =
-      std::move(*hub_.make({ServiceKind::orchestrator, "orchestrator", 1}, "inproc://orchestrator"));
+  std::unique_ptr<transport::Transport> transport_ = std::move(
+      *hub_.make({ServiceKind::orchestrator, "orchestrator", 1}, "inproc://orchestrator"));
   telemetry::Metrics metrics_{"orchestrator", "orchestrator"};
   MeshMetrics mesh_metrics_{metrics_};
   Status serving_ = Status(Code::unavailable, "never ticked");

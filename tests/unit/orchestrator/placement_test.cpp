@@ -28,9 +28,8 @@ void expect_covered(ModelShape shape, const std::vector<PlacementWorker>& worker
                     const PlacementPlan& plan) {
   for (std::uint32_t layer = 0; layer < shape.layers; ++layer)
     for (std::uint32_t expert = 0; expert < shape.experts; ++expert) {
-      const auto holders = std::count_if(plan.assigned.begin(), plan.assigned.end(), [&](auto& map) {
-        return map.contains(layer, expert);
-      });
+      const auto holders = std::count_if(plan.assigned.begin(), plan.assigned.end(),
+                                         [&](auto& map) { return map.contains(layer, expert); });
       ASSERT_EQ(holders, plan.replicas) << "layer " << layer << " expert " << expert;
     }
   for (std::size_t i = 0; i < workers.size(); ++i)

@@ -88,9 +88,7 @@ class ScriptedMesh final : private Outbox {
   void send(transport::LinkId link, wire::Body body) override {
     queue_.push_back({link, std::move(body)});
   }
-  transport::LinkId link_of(const std::string& name) const {
-    return links_.at(name);
-  }
+  transport::LinkId link_of(const std::string& name) const { return links_.at(name); }
   void receive(Peer& peer, const wire::Body& body);
 
   ManualClock clock_;

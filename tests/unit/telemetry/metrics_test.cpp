@@ -31,9 +31,11 @@ TEST(Metrics, BadNameIsAnAssertion) {
 
 TEST(Metrics, ExposesBuildInfoAndValues) {
   Metrics metrics("router", "router-0");
-  Counter& tokens = metrics.counter("fulgur_tokens_total", "Tokens generated", {{"kind", "decode"}});
+  Counter& tokens =
+      metrics.counter("fulgur_tokens_total", "Tokens generated", {{"kind", "decode"}});
   tokens.Increment(3);
-  EXPECT_EQ(&metrics.counter("fulgur_tokens_total", "Tokens generated", {{"kind", "decode"}}), &tokens);
+  EXPECT_EQ(&metrics.counter("fulgur_tokens_total", "Tokens generated", {{"kind", "decode"}}),
+            &tokens);
   metrics.histogram("fulgur_step_seconds", "Step time", {0.1, 1.0}).Observe(0.5);
   const std::string text = metrics.text();
   EXPECT_TRUE(has(text, "# TYPE fulgur_tokens_total counter"));
@@ -46,7 +48,8 @@ TEST(Metrics, ExposesBuildInfoAndValues) {
 TEST(Metrics, AliasRepeatsAFamilyUnderAForeignName) {
   Metrics metrics("attention", "attention-0");
   metrics.gauge("fulgur_sequences_running", "Sequences running").Set(4);
-  metrics.add_alias("vllm:num_requests_running", "fulgur_sequences_running", {{"model_name", "tiny"}});
+  metrics.add_alias("vllm:num_requests_running", "fulgur_sequences_running",
+                    {{"model_name", "tiny"}});
   const std::string text = metrics.text();
   EXPECT_TRUE(has(text, "fulgur_sequences_running 4"));
   EXPECT_TRUE(has(text, "vllm:num_requests_running{model_name=\"tiny\"} 4"));

@@ -1,0 +1,1 @@
+fulgur_test(layout_test SOURCES layout/layout_test.cpp)
