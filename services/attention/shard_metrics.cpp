@@ -28,8 +28,9 @@ struct ShardMetrics {
   }
 
   void count(telemetry::Metrics& metrics, const char* name, const char* help,
-             std::function<std::uint64_t(const Shard&)> read, const telemetry::Labels& labels = {}) {
-    mirrors.push_back({telemetry::MirroredCounter(metrics.counter(name, help, labels)),
+             std::function<std::uint64_t(const Shard&)> read, const telemetry::Labels& labels = {},
+             double unit = 1) {
+    mirrors.push_back({telemetry::MirroredCounter(metrics.counter(name, help, labels), unit),
                        std::move(read)});
   }
 
@@ -73,13 +74,16 @@ struct ShardMetrics {
           [](const Shard& shard) { return shard.dispatch_stats.parked_total; });
     count(metrics, "fulgur_workers_lost_total", "Links to expert workers that went down",
           [](const Shard& shard) { return shard.dispatch_stats.workers_lost_total; });
-    count(metrics, "fulgur_dispatch_round_trip_microseconds_total",
+    count(metrics, "fulgur_dispatch_round_trip_seconds_total",
           "Dispatch to combine, summed over dispatches",
-          [](const Shard& shard) { return shard.dispatch_stats.round_trip_us_total; });
-    count(metrics, "fulgur_dispatch_queue_microseconds_total", "Of that, in workers' mailboxes",
-          [](const Shard& shard) { return shard.dispatch_stats.queue_us_total; });
-    count(metrics, "fulgur_dispatch_compute_microseconds_total", "Of that, in expert products",
-          [](const Shard& shard) { return shard.dispatch_stats.compute_us_total; });
+          [](const Shard& shard) { return shard.dispatch_stats.round_trip_us_total; }, {},
+          telemetry::MirroredCounter::kPerMicrosecond);
+    count(metrics, "fulgur_dispatch_queue_seconds_total", "Of that, in workers' mailboxes",
+          [](const Shard& shard) { return shard.dispatch_stats.queue_us_total; }, {},
+          telemetry::MirroredCounter::kPerMicrosecond);
+    count(metrics, "fulgur_dispatch_compute_seconds_total", "Of that, in expert products",
+          [](const Shard& shard) { return shard.dispatch_stats.compute_us_total; }, {},
+          telemetry::MirroredCounter::kPerMicrosecond);
   }
 
   void add_busy(telemetry::Metrics& metrics) {
@@ -89,11 +93,11 @@ struct ShardMetrics {
         {"combine", &BusyTime::combine},
         {"head", &BusyTime::head}};
     for (const auto& [part, member] : parts) {
-      count(metrics, "fulgur_attention_busy_nanoseconds_total", "Time the shard computed, by part",
+      count(metrics, "fulgur_attention_busy_seconds_total", "Time the shard computed, by part",
             [member = member](const Shard& shard) {
               return static_cast<std::uint64_t>(shard.busy.*member);
             },
-            {{"part", part}});
+            {{"part", part}}, telemetry::MirroredCounter::kPerNanosecond);
     }
   }
 
