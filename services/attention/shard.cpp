@@ -25,12 +25,30 @@ actor::SupervisorOptions end_shard_on_failure(Shard& shard) {
   return options;
 }
 
+// An actor is subscribed before it first runs: the link it then makes may come up at once.
+void adopt_engine(Shard& shard, actor::Reactor& reactor, const actor::Handle& started) {
+  shard.engine_actor = started;
+  reactor.subscribe<wire::Submit>(started);
+  reactor.subscribe<wire::Cancel>(started);
+  reactor.subscribe<wire::Placement>(started);
+  reactor.subscribe<wire::Ack>(started);
+  reactor.subscribe<wire::Drain>(started);
+  reactor.subscribe_links(started);
+}
+
+void adopt_dispatch(Shard& shard, actor::Reactor& reactor, const actor::Handle& started) {
+  shard.dispatch = started;
+  reactor.subscribe<wire::Combine>(started);
+  reactor.subscribe<wire::Nack>(started);
+  reactor.subscribe_links(started);
+}
+
 std::vector<actor::ChildSpec> children_of(Shard& shard, actor::Reactor& reactor) {
   std::vector<actor::ChildSpec> children;
   children.push_back({"engine", [&] { return reactor.spawn<EngineActor>(&shard); },
-                      [&](const actor::Handle& started) { shard.engine_actor = started; }});
+                      [&](const actor::Handle& started) { adopt_engine(shard, reactor, started); }});
   children.push_back({"dispatch", [&] { return reactor.spawn<DispatchActor>(&shard); },
-                      [&](const actor::Handle& started) { shard.dispatch = started; }});
+                      [&](const actor::Handle& started) { adopt_dispatch(shard, reactor, started); }});
   for (std::uint32_t index = 0; index < shard.config.layers; ++index) {
     children.push_back({fmt::format("layer-{}", index),
                         [&, index] { return reactor.spawn<LayerActor>(&shard, index); },
@@ -59,15 +77,6 @@ Result<std::unique_ptr<Shard>> start_shard(actor::Reactor& reactor,
   reactor.spawn<actor::Supervisor>(&reactor.clock(), end_shard_on_failure(*shard),
                                    children_of(*shard, reactor));
   reactor.run_until_idle();  // the supervisor starts its children
-  reactor.subscribe<wire::Submit>(shard->engine_actor);
-  reactor.subscribe<wire::Cancel>(shard->engine_actor);
-  reactor.subscribe<wire::Placement>(shard->engine_actor);
-  reactor.subscribe<wire::Ack>(shard->engine_actor);
-  reactor.subscribe<wire::Drain>(shard->engine_actor);
-  reactor.subscribe<wire::Combine>(shard->dispatch);
-  reactor.subscribe<wire::Nack>(shard->dispatch);
-  reactor.subscribe_links(shard->engine_actor);
-  reactor.subscribe_links(shard->dispatch);
   return shard;
 }
 
