@@ -18,7 +18,7 @@ struct Options {
   std::uint32_t expect_experts = 0;
   std::uint32_t expect_attention = 0;
   double grace_s = 10;
-  double heartbeat_timeout_s = 5;
+  double heartbeat_timeout_s = 10;
 };
 
 /// Fills `options`; returns the exit code when the process should end now (help: 0, bad flag: 2,

@@ -1,10 +1,21 @@
 #include "services/orchestrator/process.hpp"
 
+#include "common/actor/supervisor.hpp"
+
 namespace fulgur::orchestrator {
 namespace {
 
 Nanoseconds to_nanoseconds(double seconds) {
   return static_cast<Nanoseconds>(seconds * static_cast<double>(kSecond));
+}
+
+/// Answers GET /v1/mesh by asking the actor.
+void add_mesh_route(http::Server& server, const actor::Handle& orchestrator) {
+  server.handle("GET", "/v1/mesh", [orchestrator](http::Request, http::Responder responder) {
+    actor::tell(orchestrator, MeshQuery{[responder](std::string json) {
+                  responder.respond(200, "application/json", std::move(json));
+                }});
+  });
 }
 
 }  // namespace
@@ -24,12 +35,20 @@ CoordinatorOptions coordinator_options(const Options& options, const model::Chec
   return result;
 }
 
-void add_mesh_route(http::Server& server, const actor::Handle& orchestrator) {
-  server.handle("GET", "/v1/mesh", [orchestrator](http::Request, http::Responder responder) {
-    actor::tell(orchestrator, MeshQuery{[responder](std::string json) {
-                  responder.respond(200, "application/json", std::move(json));
-                }});
-  });
+void spawn_supervised(actor::Reactor& reactor, const Clock& clock, OrchestratorDeps deps,
+                      http::Server& server, Status& ended) {
+  actor::SupervisorOptions supervision;
+  supervision.restarts_max = 0;
+  supervision.on_escalate = [&](const std::string& child, const std::string& why) {
+    ended = error(Code::internal, "{} failed: {}", child, why);
+    reactor.stop();
+  };
+  actor::ChildSpec child;
+  child.name = "orchestrator";
+  child.start = [&reactor, deps] { return start_orchestrator(reactor, deps); };
+  child.on_started = [&server](const actor::Handle& started) { add_mesh_route(server, started); };
+  reactor.spawn<actor::Supervisor>(&clock, supervision, std::vector<actor::ChildSpec>{child});
+  reactor.run_until_idle(16);
 }
 
 }  // namespace fulgur::orchestrator

@@ -30,7 +30,10 @@ class ReadinessBoard {
 CoordinatorOptions coordinator_options(const Options& options, const model::Checkpoint& checkpoint,
                                        const Clock& clock);
 
-/// Answers GET /v1/mesh by asking the actor.
-void add_mesh_route(http::Server& server, const actor::Handle& orchestrator);
+/// Spawns the root supervisor with the orchestrator under it, whose GET /v1/mesh `server` answers. When
+/// the actor fails, `ended` says why and the reactor stops: only a new process hears everybody
+/// register again. All references outlive the reactor's run.
+void spawn_supervised(actor::Reactor& reactor, const Clock& clock, OrchestratorDeps deps,
+                      http::Server& server, Status& ended);
 
 }  // namespace fulgur::orchestrator
