@@ -128,9 +128,8 @@ void print(const Options& options, const kernels::Roofline& roofline, const std:
 }
 
 Status run_local(const Options& options, std::shared_ptr<const model::Checkpoint> checkpoint,
-                 const kernels::Roofline& roofline) {
+                 const std::vector<int>& cpus, const kernels::Roofline& roofline) {
   const RealClock clock;
-  const std::vector<int> cpus = kernels::allowed_cpus();
   kernels::CpuOptions cpu;
   cpu.precision = options.activations == "f32" ? kernels::Precision::f32 : kernels::Precision::bf16;
   cpu.threads = options.threads;
@@ -160,9 +159,10 @@ Status run_local(const Options& options, std::shared_ptr<const model::Checkpoint
 
 Status run(const Options& options) {
   FULGUR_ASSIGN_OR_RETURN(const auto checkpoint, model::Checkpoint::open(options.model));
-  FULGUR_ASSIGN_OR_RETURN(const auto roofline,
-                          kernels::measure_roofline(options.threads, kernels::allowed_cpus()));
-  if (options.mesh.empty()) return run_local(options, checkpoint, roofline);
+  // Before anything is pinned: the probe leaves this thread on its first cpu.
+  const std::vector<int> cpus = kernels::allowed_cpus();
+  FULGUR_ASSIGN_OR_RETURN(const auto roofline, kernels::measure_roofline(options.threads, cpus));
+  if (options.mesh.empty()) return run_local(options, checkpoint, cpus, roofline);
   const RealClock clock;
   FULGUR_ASSIGN_OR_RETURN(const auto mesh, bench::MeshTarget::connect(options.mesh, clock));
   print(options, roofline, run_workloads(options, mesh->target(), checkpoint->config(), roofline,
