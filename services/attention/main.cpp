@@ -29,11 +29,6 @@ int run(const service::Flags& flags, attention::SchedulerOptions scheduler) {
 
   auto checkpoint = model::Checkpoint::open(flags.model);
   if (!checkpoint.is_ok()) return service::fail(kProgram, checkpoint.status());
-  const auto precision =
-      flags.dtype() == Dtype::f32 ? kernels::Precision::f32 : kernels::Precision::bf16;
-  auto backend = kernels::make_cpu_backend({precision, flags.threads, flags.cpus, ""});
-  if (!backend.is_ok()) return service::fail(kProgram, backend.status());
-
   telemetry::Metrics metrics("attention", flags.name);
   auto admin = service::Admin::start(flags.admin, metrics);
   if (!admin.is_ok()) return service::fail(kProgram, admin.status());
@@ -44,6 +39,12 @@ int run(const service::Flags& flags, attention::SchedulerOptions scheduler) {
   auto transport =
       transport::make_transport({wire::ServiceKind::attention, flags.name, incarnation}, links);
   if (!transport.is_ok()) return service::fail(kProgram, transport.status());
+
+  // After the threads of the transport and the admin server: those must not inherit its pinning.
+  const auto precision =
+      flags.dtype() == Dtype::f32 ? kernels::Precision::f32 : kernels::Precision::bf16;
+  auto backend = kernels::make_cpu_backend({precision, flags.threads, flags.cpus, ""});
+  if (!backend.is_ok()) return service::fail(kProgram, backend.status());
 
   int exit_code = 0;
   attention::ShardOptions options;

@@ -28,13 +28,6 @@ int run(const service::Flags& flags, std::uint64_t capacity_bytes) {
 
   auto checkpoint = model::Checkpoint::open(flags.model);
   if (!checkpoint.is_ok()) return service::fail(kProgram, checkpoint.status());
-  const auto precision =
-      flags.dtype() == Dtype::f32 ? kernels::Precision::f32 : kernels::Precision::bf16;
-  auto backend = kernels::make_cpu_backend({precision, flags.threads, flags.cpus, ""});
-  if (!backend.is_ok()) return service::fail(kProgram, backend.status());
-  auto packer = kernels::make_cpu_backend({precision, 1, {}, ""});
-  if (!packer.is_ok()) return service::fail(kProgram, packer.status());
-
   telemetry::Metrics metrics("expert", flags.name);
   auto admin = service::Admin::start(flags.admin, metrics);
   if (!admin.is_ok()) return service::fail(kProgram, admin.status());
@@ -45,6 +38,14 @@ int run(const service::Flags& flags, std::uint64_t capacity_bytes) {
   auto transport =
       transport::make_transport({wire::ServiceKind::expert, flags.name, incarnation}, links);
   if (!transport.is_ok()) return service::fail(kProgram, transport.status());
+
+  // After the threads of the transport and the admin server: those must not inherit its pinning.
+  const auto precision =
+      flags.dtype() == Dtype::f32 ? kernels::Precision::f32 : kernels::Precision::bf16;
+  auto backend = kernels::make_cpu_backend({precision, flags.threads, flags.cpus, ""});
+  if (!backend.is_ok()) return service::fail(kProgram, backend.status());
+  auto packer = kernels::make_cpu_backend({precision, 1, {}, ""});
+  if (!packer.is_ok()) return service::fail(kProgram, packer.status());
 
   int exit_code = 0;
   expert::WorkerOptions options;
