@@ -70,10 +70,10 @@ class Value {
   Value() : storage_(Undefined{}) {}
   explicit Value(Storage storage) : storage_(std::move(storage)) {}
   static Value undefined(std::string name) { return Value(Undefined{std::move(name)}); }
-  static Value none() { return Value(None{}); }
-  static Value boolean(bool value) { return Value(value); }
-  static Value integer(std::int64_t value) { return Value(value); }
-  static Value real(double value) { return Value(value); }
+  static Value none() { return in_place(None{}); }
+  static Value boolean(bool value) { return in_place(value); }
+  static Value integer(std::int64_t value) { return in_place(value); }
+  static Value real(double value) { return in_place(value); }
   static Value string(MarkedText text) {
     return Value(std::make_shared<const MarkedText>(std::move(text)));
   }
@@ -106,6 +106,15 @@ class Value {
   static constexpr std::size_t kMaxDepth = 300;
 
  private:
+  /// Without the detour of a moved variant, in which GCC 12's sanitizer builds see uninitialised
+  /// members.
+  template <class T>
+  static Value in_place(T value) {
+    Value out;
+    out.storage_.emplace<T>(value);
+    return out;
+  }
+
   Storage storage_;
 };
 
