@@ -89,11 +89,13 @@ Status serve(const UpOptions& options, const std::string& model, const RunDir& d
   return status;
 }
 
+/// Says early, and before anything is printed, that the port is taken. The claim decides for good.
+Status check_place(const UpOptions& options) {
+  if (RunDir::of(options.port).in_use()) return RunDir::claim(options.port).status();
+  return check_port(options.host, options.port);
+}
+
 int start_mesh(const UpOptions& options, const std::string& model, int detach_pipe) {
-  if (Status free = check_port(options.host, options.port); !free.is_ok()) {
-    // Perhaps one of ours: then the claim below says it better.
-    if (!RunDir::of(options.port).in_use()) return fail(free);
-  }
   auto dir = RunDir::claim(options.port);
   if (!dir.is_ok()) return fail(dir.status());
   const Status ended = serve(options, model, *dir, DetachSignal(detach_pipe));
@@ -123,6 +125,7 @@ int run(const UpOptions& options) {
   log::init("fulgur", options.quiet ? log::Level::error : log::Level::warn);
   auto model = model_directory(options.model);
   if (!model.is_ok()) return fail(model.status());
+  if (Status free = check_place(options); !free.is_ok()) return fail(free);
   auto checkpoint = model::Checkpoint::open(*model);
   if (!checkpoint.is_ok()) return fail(checkpoint.status());
   if (!options.quiet) {
