@@ -1,12 +1,15 @@
 // Real processes and real signals: a peer that is killed is seen, one that is restarted comes up
 // again under the same link, and neither leaves anything behind in /dev/shm.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <spawn.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
+#include <cstdlib>
 #include <filesystem>
 
 #include "common/transport/make_transport.hpp"
@@ -23,14 +26,48 @@ TransportOptions options_of(const std::string& listen, Carrier carrier) {
   return options;
 }
 
-/// A forked process that echoes every message until it is killed.
+// A child is this program again, running the disabled test below: forking without exec would copy
+// the locks that threads of ZeroMQ hold at that moment.
+constexpr const char* kListen = "FULGUR_TEST_LISTEN";
+constexpr const char* kIncarnation = "FULGUR_TEST_INCARNATION";
+constexpr const char* kCarrier = "FULGUR_TEST_CARRIER";
+constexpr const char* kReady = "FULGUR_TEST_READY_FD";
+
+TEST(EchoServer, DISABLED_RunsUntilKilled) {
+  if (std::getenv(kListen) == nullptr) GTEST_SKIP() << "only as a child of the other tests";
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  const auto incarnation = std::stoull(std::getenv(kIncarnation));
+  const auto carrier = static_cast<Carrier>(std::stoi(std::getenv(kCarrier)));
+  auto transport = make_transport({wire::ServiceKind::expert, "child", incarnation},
+                                  options_of(std::getenv(kListen), carrier));
+  ASSERT_TRUE(transport.is_ok()) << transport.status().to_string();
+  Node node(std::move(transport).value());
+  node.echo = true;
+  const std::string endpoint = node.transport().endpoint();
+  const int ready = std::stoi(std::getenv(kReady));
+  ASSERT_GT(write(ready, endpoint.data(), endpoint.size()), 0);
+  ::close(ready);
+  for (;;) {
+    if (node.transport().poll(node, 16) == 0) node.transport().doorbell().wait(kSecond);
+  }
+}
+
+/// A process that echoes every message until it is killed.
 class EchoProcess {
  public:
   EchoProcess(const std::string& listen, std::uint64_t incarnation, Carrier carrier) {
     std::array<int, 2> ends{};
     EXPECT_EQ(pipe(ends.data()), 0);
-    pid_ = fork();
-    if (pid_ == 0) run(listen, incarnation, carrier, ends[1]);
+    fcntl(ends[0], F_SETFD, FD_CLOEXEC);
+    setenv(kListen, listen.c_str(), 1);
+    setenv(kIncarnation, std::to_string(incarnation).c_str(), 1);
+    setenv(kCarrier, std::to_string(static_cast<int>(carrier)).c_str(), 1);
+    setenv(kReady, std::to_string(ends[1]).c_str(), 1);
+    std::string program = "/proc/self/exe";
+    std::string filter = "--gtest_filter=EchoServer.*";
+    std::string disabled = "--gtest_also_run_disabled_tests";
+    std::array<char*, 4> arguments = {program.data(), filter.data(), disabled.data(), nullptr};
+    EXPECT_EQ(posix_spawn(&pid_, program.c_str(), nullptr, nullptr, arguments.data(), environ), 0);
     ::close(ends[1]);
     std::array<char, 256> text{};
     EXPECT_GT(read(ends[0], text.data(), text.size() - 1), 0);
@@ -42,7 +79,6 @@ class EchoProcess {
   EchoProcess& operator=(const EchoProcess&) = delete;
 
   const std::string& endpoint() const { return endpoint_; }
-  pid_t pid() const { return pid_; }
   void kill() {
     if (pid_ <= 0) return;
     ::kill(pid_, SIGKILL);
@@ -50,21 +86,6 @@ class EchoProcess {
   }
 
  private:
-  [[noreturn]] static void run(const std::string& listen, std::uint64_t incarnation,
-                               Carrier carrier, int ready) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    auto transport = make_transport({wire::ServiceKind::expert, "child", incarnation},
-                                    options_of(listen, carrier));
-    if (!transport) _exit(1);
-    Node node(std::move(transport).value());
-    node.echo = true;
-    const std::string endpoint = node.transport().endpoint();
-    if (write(ready, endpoint.data(), endpoint.size()) < 0) _exit(1);
-    for (;;) {
-      if (node.transport().poll(node, 16) == 0) node.transport().doorbell().wait(kSecond);
-    }
-  }
-
   pid_t pid_ = -1;
   std::string endpoint_;
 };
