@@ -3,4 +3,4 @@ fulgur_test(kernels_test
           kernels/compute_pool_test.cpp
           kernels/elementwise_test.cpp kernels/experts_test.cpp kernels/lightning_test.cpp
           kernels/matmul_test.cpp kernels/scalar_math_test.cpp kernels/softmax_test.cpp
-  DEPENDS fulgur::kernels)
+  DEPENDS fulgur::kernels TIMEOUT 600)

@@ -109,7 +109,7 @@ TEST_P(ExpertsTest, EveryBackendHasTheReferencesBits) {
 
 TEST_P(ExpertsTest, ARowDoesNotDependOnItsGroup) {
   Rng rng(12);
-  const Case c(rng, 96, 80, 30, Dtype::bf16);
+  const Case c(rng, 96, 80, 11, Dtype::bf16);
   const Routes routes = random_routes(rng, c.rows);
   for (const auto& backend : cpu_backends(GetParam())) {
     const auto all = run(*backend, c, routes, Dtype::bf16, Dtype::f32);

@@ -65,11 +65,13 @@ inline std::unique_ptr<Backend> cpu_backend(Precision precision, const std::stri
   return made.is_ok() ? std::move(made).value() : nullptr;
 }
 
-/// Every cpu backend this machine can run, with different numbers of threads.
+/// Every instruction set this machine can run, and one to three threads on the best of them.
 inline std::vector<std::unique_ptr<Backend>> cpu_backends(Precision precision) {
   std::vector<std::unique_ptr<Backend>> backends;
   for (const char* isa : {"avx512bf16", "avx512", "avx2"}) {
-    for (const std::uint32_t threads : {1U, 2U, 3U}) {
+    const bool best = backends.empty();
+    for (const std::uint32_t threads : {2U, 1U, 3U}) {
+      if (threads != 2 && !best) continue;
       if (auto backend = cpu_backend(precision, isa, threads)) {
         backends.push_back(std::move(backend));
       }
