@@ -13,11 +13,9 @@ constexpr std::size_t kLogitsChunk = 64;
 }  // namespace
 
 Engine::Engine(SchedulerOptions options, const model::ModelConfig& config,
-               const ModelWeights& weights, std::uint64_t model_fingerprint,
-               kernels::Backend& backend, const Clock& clock)
+               const ModelWeights& weights, kernels::Backend& backend, const Clock& clock)
     : config_(config),
       weights_(weights),
-      model_fingerprint_(model_fingerprint),
       backend_(backend),
       clock_(clock),
       scheduler_(options) {
@@ -99,7 +97,6 @@ MicroBatchPtr Engine::next() {
   if (!bounded) batch->deadline_ns = 0;
   if (batch->work == Work::snapshot) {
     batch->snapshot->layers.resize(config_.layers);
-    batch->snapshot->model_fingerprint = model_fingerprint_;
   }
   if (batch->work != Work::forward) return batch;
   ++stats_.micro_batches_total;
@@ -120,6 +117,9 @@ Outcome Engine::complete(const MicroBatchPtr& batch) {
       end(sequence->id, wire::FinishReason::cancelled, Status::ok(), outcome);
     } else if (!batch->failure.is_ok()) {
       end(sequence->id, wire::FinishReason::error, batch->failure, outcome);
+    } else if (sequence->deadline_ns != 0 && sequence->deadline_ns <= clock_.wall_now()) {
+      end(sequence->id, wire::FinishReason::error,
+          error(Code::deadline_exceeded, "the deadline passed"), outcome);
     }
   }
   batch->frames.clear();
@@ -146,7 +146,7 @@ void Engine::sample(const MicroBatch& batch, Outcome& outcome) {
       if (sequence == nullptr || sequence->cancelled) continue;
       const std::span<float> logits(logits_.data() + at * config_.vocab, config_.vocab);
       const std::uint64_t position = slice.position + (logits_rows_[first + at] - slice.row);
-      if (sequence->submit.prompt_logprobs && position + 1 < sequence->submit.prompt_tokens) {
+      if (sequence->submit.prompt_logprobs && position < sequence->submit.prompt_tokens) {
         report_prompt(*sequence, position, logits, outcome);
       }
       if (position + 1 == sequence->length()) draw(*sequence, logits, outcome);
@@ -165,19 +165,29 @@ void Engine::compute_logits(const MicroBatch& batch, std::size_t first, std::siz
 
 void Engine::report_prompt(Sequence& sequence, std::uint64_t position, std::span<const float> logits,
                            Outcome& outcome) {
+  auto& events = outcome.tokens[sequence.link].events;
   wire::TokenEvent event;
   event.request = sequence.submit.request;
   event.prompt = true;
+  if (position == 0) {  // nothing predicts the first token
+    event.token = sequence.submit.tokens[0];
+    events.push_back(event);
+  }
+  if (position + 1 >= sequence.submit.prompt_tokens) return;
   event.index = static_cast<std::uint32_t>(position + 1);
   event.token = sequence.submit.tokens[position + 1];
   Logprobs logprobs = log_probabilities(logits, event.token, sequence.submit.top_logprobs);
   event.logprob = logprobs.chosen;
   event.top = std::move(logprobs.top);
-  outcome.tokens[sequence.link].events.push_back(std::move(event));
+  events.push_back(std::move(event));
 }
 
 void Engine::draw(Sequence& sequence, std::span<float> logits, Outcome& outcome) {
   const wire::Submit& submit = sequence.submit;
+  if (submit.max_new_tokens == 0) {  // only the prompt's log-probabilities were wanted
+    end(sequence.id, wire::FinishReason::length, Status::ok(), outcome);
+    return;
+  }
   wire::TokenEvent event;
   event.request = submit.request;
   event.index = sequence.generated();
@@ -214,7 +224,6 @@ bool Engine::finished(const Sequence& sequence, wire::FinishReason& reason) cons
     }
   }
   reason = wire::FinishReason::length;
-  // With max_new_tokens = 0 only the prompt's log-probabilities are wanted: one draw, then done.
   return generated > 0 && generated >= submit.max_new_tokens;
 }
 

@@ -42,7 +42,7 @@ class Engine {
  public:
   /// References outlive the engine.
   Engine(SchedulerOptions options, const model::ModelConfig& config, const ModelWeights& weights,
-         std::uint64_t model_fingerprint, kernels::Backend& backend, const Clock& clock);
+         kernels::Backend& backend, const Clock& clock);
 
   /// A refused submission is answered in the outcome.
   Outcome submit(transport::LinkId link, std::uint64_t trace, std::int64_t deadline_ns,
@@ -74,7 +74,6 @@ class Engine {
 
   const model::ModelConfig& config_;
   const ModelWeights& weights_;
-  const std::uint64_t model_fingerprint_;
   kernels::Backend& backend_;
   const Clock& clock_;
   Scheduler scheduler_;

@@ -90,8 +90,9 @@ void EngineActor::send(transport::LinkId link, wire::Body body) {
   const Status sent = shard_.transport->send(link, wire::encode(message));
   if (sent.is_ok() || sent.code() == Code::unavailable) return;
   // A router that does not read its tokens would make this queue grow: it has lost its requests.
-  log::warn("router does not keep up, its requests end why=\"{}\"", sent.message());
+  log::warn("router does not keep up, its link is closed why=\"{}\"", sent.message());
   engine_.cancel_all(link);
+  shard_.transport->close(link);  // it submits again, here or elsewhere
 }
 
 void EngineActor::on_placement(const wire::Placement& placement) {

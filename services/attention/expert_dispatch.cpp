@@ -137,7 +137,7 @@ void ExpertDispatch::assign(const MicroBatchPtr& batch, std::uint32_t layer,
   stats_.expert_groups_total += groups.size();
   std::map<std::string, std::uint64_t> cost;
   std::map<std::string, std::vector<wire::Route>> chosen;
-  Parked unplaced{batch, layer, {}, since};
+  Routes unplaced{batch, layer, {}, since};
   for (const Group& group : groups) {
     const auto first = routes.begin() + static_cast<std::ptrdiff_t>(group.begin);
     const auto last = routes.begin() + static_cast<std::ptrdiff_t>(group.end);
@@ -153,7 +153,7 @@ void ExpertDispatch::assign(const MicroBatchPtr& batch, std::uint32_t layer,
   for (auto& [name, list] : chosen) {
     std::sort(list.begin(), list.end(), by_expert_then_row);
     std::vector<wire::Route> kept = list;
-    if (!send_part(workers_[name], batch, layer, std::move(list), cost[name])) {
+    if (!send_part(workers_[name], {batch, layer, std::move(list), since}, cost[name])) {
       unplaced.routes.insert(unplaced.routes.end(), kept.begin(), kept.end());
     }
   }
@@ -162,8 +162,8 @@ void ExpertDispatch::assign(const MicroBatchPtr& batch, std::uint32_t layer,
   parked_.push_back(std::move(unplaced));
 }
 
-bool ExpertDispatch::send_part(Worker& worker, const MicroBatchPtr& batch, std::uint32_t layer,
-                               std::vector<wire::Route> routes, std::uint64_t cost) {
+bool ExpertDispatch::send_part(Worker& worker, Routes work, std::uint64_t cost) {
+  const auto& [batch, layer, routes, since] = work;
   // Each token row travels once, however many of its experts live on this worker.
   std::vector<std::uint32_t> rows;
   rows.reserve(routes.size());
@@ -199,7 +199,7 @@ bool ExpertDispatch::send_part(Worker& worker, const MicroBatchPtr& batch, std::
   ++stats_.dispatches_total;
   ++worker.outstanding;
   worker.load += cost;
-  parts_.emplace(id, Part{batch, layer, worker.name, std::move(routes), cost, clock_.now()});
+  parts_.emplace(id, Part{std::move(work), worker.name, cost, clock_.now()});
   return true;
 }
 
@@ -216,23 +216,24 @@ void ExpertDispatch::on_combine(transport::LinkId link, wire::Combine combine) {
   if (found == parts_.end()) return;  // answered twice, or re-routed meanwhile
   Part& part = found->second;
   const Worker* worker = by_link(link);
-  const bool fits = combine.routes == part.routes.size() && combine.hidden == options_.hidden &&
-                    combine.dtype == options_.dtype && combine.layer == part.layer;
+  const std::vector<wire::Route>& routes = part.work.routes;
+  const bool fits = combine.routes == routes.size() && combine.hidden == options_.hidden &&
+                    combine.dtype == options_.dtype && combine.layer == part.work.layer;
   if (!fits || worker == nullptr || worker->name != part.worker) {
     log::warn("answer does not fit its dispatch worker={}", part.worker);
     retry(combine.id, true);
     return;
   }
-  const MicroBatchPtr batch = part.batch;
-  const std::uint32_t layer = part.layer;
+  const MicroBatchPtr batch = part.work.batch;
+  const std::uint32_t layer = part.work.layer;
   const std::size_t row_bytes = options_.hidden * size_of(options_.dtype);
-  for (std::size_t at = 0; at < part.routes.size(); ++at) {
-    const auto& route = part.routes[at];
+  for (std::size_t at = 0; at < routes.size(); ++at) {
+    const auto& route = routes[at];
     batch->outputs[route.row * options_.experts_per_token + route.slot] =
         combine.outputs.data + at * row_bytes;
   }
   batch->frames.push_back(std::move(combine.outputs));
-  batch->routes_missing -= static_cast<std::uint32_t>(part.routes.size());
+  batch->routes_missing -= static_cast<std::uint32_t>(routes.size());
   stats_.queue_us_total += combine.queue_us;
   stats_.compute_us_total += combine.compute_us;
   stats_.round_trip_us_total += static_cast<std::uint64_t>((clock_.now() - part.sent) / kMicrosecond);
@@ -249,8 +250,8 @@ void ExpertDispatch::on_nack(transport::LinkId link, const wire::Nack& nack) {
     worker->replicas.assign(worker->replicas.size(), 0);
   }
   if (nack.reason == wire::NackReason::invalid) {
-    const MicroBatchPtr batch = found->second.batch;
-    const std::uint32_t layer = found->second.layer;
+    const MicroBatchPtr batch = found->second.work.batch;
+    const std::uint32_t layer = found->second.work.layer;
     const std::string who = found->second.worker;
     forget(found);
     fail(batch, layer, error(Code::internal, "worker {} calls a dispatch of layer {} invalid", who, layer));
@@ -261,31 +262,24 @@ void ExpertDispatch::on_nack(transport::LinkId link, const wire::Nack& nack) {
 
 void ExpertDispatch::retry(std::uint64_t id, bool avoid_worker) {
   const auto found = parts_.find(id);
-  Part part = std::move(found->second);
-  found->second.worker = part.worker;
-  found->second.cost = part.cost;
+  Routes work = std::move(found->second.work);
+  const std::string worker = found->second.worker;
   forget(found);
   ++stats_.retries_total;
-  if (avoid_worker) {
-    if (auto worker = workers_.find(part.worker); worker != workers_.end()) {
-      worker->second.avoid_until = clock_.now() + kAvoidFor;
-    }
+  const Nanoseconds now = clock_.now();
+  if (auto known = workers_.find(worker); avoid_worker && known != workers_.end()) {
+    known->second.avoid_until = now + kAvoidFor;
   }
   // When the only holder is the one that refused, asking again at once would spin: tick() asks.
-  const bool alone = [&] {
-    for (const auto& [name, worker] : workers_) {
-      if (worker.up && worker.avoid_until <= clock_.now() &&
-          holds(worker, part.layer, part.routes.front().expert)) {
-        return false;
-      }
-    }
-    return true;
-  }();
+  const bool alone = std::none_of(workers_.begin(), workers_.end(), [&](const auto& entry) {
+    return entry.second.up && entry.second.avoid_until <= now &&
+           holds(entry.second, work.layer, work.routes.front().expert);
+  });
   if (alone) {
-    parked_.push_back({part.batch, part.layer, std::move(part.routes), clock_.now()});
+    parked_.push_back(std::move(work));
     return;
   }
-  assign(part.batch, part.layer, std::move(part.routes), clock_.now());
+  assign(work.batch, work.layer, std::move(work.routes), work.since);
 }
 
 void ExpertDispatch::retry_all_of(const std::string& worker) {
@@ -297,7 +291,7 @@ void ExpertDispatch::retry_all_of(const std::string& worker) {
 }
 
 void ExpertDispatch::retry_parked() {
-  std::vector<Parked> waiting = std::move(parked_);
+  std::vector<Routes> waiting = std::move(parked_);
   parked_.clear();
   for (auto& parked : waiting) {
     if (!parked.batch->failure.is_ok()) continue;
@@ -314,12 +308,15 @@ void ExpertDispatch::tick() {
   for (const std::uint64_t id : silent) {
     const auto part = parts_.find(id);
     if (part == parts_.end()) continue;
-    hooks_.report({name_, part->second.worker, 0, Code::deadline_exceeded});
+    const auto worker = workers_.find(part->second.worker);
+    if (worker != workers_.end()) {
+      hooks_.report({name_, worker->first, worker->second.incarnation, Code::deadline_exceeded});
+    }
     retry(id, true);
   }
-  retry_parked();
-  std::vector<Parked> still = parked_;
-  for (const auto& parked : still) {
+  // What waited too long fails before it is tried again, or a refusing worker could keep it for ever.
+  const std::vector<Routes> waiting = parked_;
+  for (const auto& parked : waiting) {
     const bool late = now - parked.since >= options_.wait_max ||
                       (parked.batch->deadline_ns != 0 &&
                        clock_.wall_now() >= parked.batch->deadline_ns);
@@ -328,17 +325,18 @@ void ExpertDispatch::tick() {
          error(Code::unavailable, "no live worker holds expert {} of layer {}",
                parked.routes.front().expert, parked.layer));
   }
+  retry_parked();
 }
 
 void ExpertDispatch::fail(const MicroBatchPtr& batch, std::uint32_t layer, Status why) {
   batch->failure = std::move(why);
   std::vector<std::uint64_t> ids;
   for (const auto& [id, part] : parts_) {
-    if (part.batch == batch) ids.push_back(id);
+    if (part.work.batch == batch) ids.push_back(id);
   }
   for (const std::uint64_t id : ids) forget(parts_.find(id));
   parked_.erase(std::remove_if(parked_.begin(), parked_.end(),
-                               [&](const Parked& parked) { return parked.batch == batch; }),
+                               [&](const Routes& parked) { return parked.batch == batch; }),
                 parked_.end());
   hooks_.done(batch, layer);
 }

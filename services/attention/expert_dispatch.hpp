@@ -95,21 +95,20 @@ class ExpertDispatch {
     Nanoseconds avoid_until = 0;  ///< after a nack or silence: only when nobody else holds the expert
   };
 
-  /// A dispatch on its way. Dropped (and its id forgotten) when its routes go elsewhere.
-  struct Part {
+  /// Routes of one layer of a micro-batch and since when they are tried.
+  struct Routes {
     MicroBatchPtr batch;
     std::uint32_t layer = 0;
-    std::string worker;
     std::vector<wire::Route> routes;  ///< row is the row of the micro-batch
-    std::uint64_t cost = 0;
-    Nanoseconds sent = 0;
+    Nanoseconds since = 0;
   };
 
-  struct Parked {
-    MicroBatchPtr batch;
-    std::uint32_t layer = 0;
-    std::vector<wire::Route> routes;
-    Nanoseconds since = 0;
+  /// A dispatch on its way. Dropped (and its id forgotten) when its routes go elsewhere.
+  struct Part {
+    Routes work;
+    std::string worker;
+    std::uint64_t cost = 0;
+    Nanoseconds sent = 0;
   };
 
   bool holds(const Worker& worker, std::uint32_t layer, std::uint32_t expert) const;
@@ -117,8 +116,7 @@ class ExpertDispatch {
                  const std::map<std::string, std::uint64_t>& added);
   void assign(const MicroBatchPtr& batch, std::uint32_t layer, std::vector<wire::Route> routes,
               Nanoseconds since);
-  bool send_part(Worker& worker, const MicroBatchPtr& batch, std::uint32_t layer,
-                 std::vector<wire::Route> routes, std::uint64_t cost);
+  bool send_part(Worker& worker, Routes work, std::uint64_t cost);
   void retry(std::uint64_t id, bool avoid_worker);
   void retry_all_of(const std::string& worker);
   void retry_parked();
@@ -136,7 +134,7 @@ class ExpertDispatch {
   std::uint32_t experts_ = 0;
   std::map<std::string, Worker> workers_;  ///< by name: iteration order is part of the schedule
   std::map<std::uint64_t, Part> parts_;
-  std::vector<Parked> parked_;
+  std::vector<Routes> parked_;  ///< nobody to send to now; tick() tries again
   std::uint64_t next_id_ = 1;
   DispatchStats stats_;
 };

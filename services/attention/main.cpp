@@ -1,6 +1,8 @@
 // fulgur-attention: one attention shard. This file is its wiring diagram.
 #include <unistd.h>
 
+#include <atomic>
+
 #include "common/base/log.hpp"
 #include "common/base/memory.hpp"
 #include "common/service/service.hpp"
@@ -17,13 +19,13 @@ constexpr const char* kProgram = "fulgur-attention";
 
 int run(const service::Flags& flags, attention::SchedulerOptions scheduler) {
   const RealClock clock;
-  actor::Reactor* running = nullptr;
+  std::atomic<actor::Reactor*> running{nullptr};  // read by the signal thread
   attention::Shard* leaving = nullptr;
   service::SignalWatch signals([&] {
-    if (running != nullptr) {
-      running->post([&] { actor::tell(leaving->engine_actor, attention::Leave{}); });
+    if (actor::Reactor* reactor = running.load()) {
+      reactor->post([&] { actor::tell(leaving->engine_actor, attention::Leave{}); });
     } else {
-      _exit(0);  // nothing was served yet
+      _exit(0);  // nothing is served yet, or no more
     }
   });
 
@@ -56,11 +58,11 @@ int run(const service::Flags& flags, attention::SchedulerOptions scheduler) {
                           static_cast<std::uint32_t>(getpid()), (*transport)->endpoint(),
                           (*admin)->endpoint(), (*checkpoint)->fingerprint(),
                           (*checkpoint)->weight_version(),
-                          std::string((*backend)->name()) + "-" + flags.activations, 0, 0, {}};
-  options.on_left = [&] { running->stop(); };
+                          "cpu-" + flags.activations, 0, 0, {}};
+  options.on_left = [&] { running.load()->stop(); };
   options.on_fatal = [&](const std::string& why) {
     exit_code = service::fail(kProgram, error(Code::failed_precondition, "{}", why));
-    running->stop();
+    running.load()->stop();
   };
   std::unique_ptr<attention::Shard> shard;
   actor::Reactor reactor(**transport, clock);
@@ -73,6 +75,7 @@ int run(const service::Flags& flags, attention::SchedulerOptions scheduler) {
   log::info("serving endpoint={} admin={} state_bytes={}", (*transport)->endpoint(),
             (*admin)->endpoint(), shard->state_bytes);
   reactor.run();
+  running = nullptr;
   (*admin)->server().shutdown(kSecond);
   return exit_code;
 }

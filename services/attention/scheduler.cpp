@@ -91,7 +91,9 @@ bool Scheduler::plan_restore(MicroBatch& batch) {
   insert_by_age(running_, sequence.id);
   batch.work = Work::restore;
   batch.snapshot = std::move(sequence.snapshot);
-  const bool same = batch.snapshot->length == sequence.computed &&
+  const bool same = batch.snapshot->model_fingerprint == options_.model_fingerprint &&
+                    batch.snapshot->weight_version == options_.weight_version &&
+                    batch.snapshot->length == sequence.computed &&
                     batch.snapshot->prefix_hash ==
                         hash_prefix(std::span(sequence.submit.tokens).first(sequence.computed));
   if (!same) {  // never a wrong answer: compute it again
@@ -196,6 +198,8 @@ bool Scheduler::plan_preemption(MicroBatch& batch) {
     victim.lane = batch.lane;
     batch.work = Work::snapshot;
     batch.snapshot = std::make_shared<SequenceSnapshot>();
+    batch.snapshot->model_fingerprint = options_.model_fingerprint;
+    batch.snapshot->weight_version = options_.weight_version;
     batch.snapshot->length = victim.computed;
     batch.snapshot->prefix_hash =
         hash_prefix(std::span(victim.submit.tokens).first(victim.computed));

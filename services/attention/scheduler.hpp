@@ -28,6 +28,8 @@ struct SchedulerOptions {
   std::uint32_t waiting_max = 1024;  ///< queued submissions; one more is refused busy
   std::uint64_t positions_max = 0;   ///< longest sequence the model allows
   std::uint32_t vocab = 0;
+  std::uint64_t model_fingerprint = 0;  ///< identity of snapshots (invariant I4)
+  std::uint64_t weight_version = 0;
 };
 
 /// A sequence that left the engine without a micro-batch in flight.

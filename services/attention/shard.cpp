@@ -8,7 +8,10 @@
 namespace fulgur::attention {
 namespace {
 
-void fill_sizes(ShardOptions& options, const model::ModelConfig& config) {
+void fill_sizes(ShardOptions& options, const model::Checkpoint& checkpoint) {
+  const model::ModelConfig& config = checkpoint.config();
+  options.scheduler.model_fingerprint = checkpoint.fingerprint();
+  options.scheduler.weight_version = checkpoint.weight_version();
   options.scheduler.vocab = config.vocab;
   options.scheduler.positions_max = config.max_positions;
   options.dispatch.hidden = config.hidden;
@@ -65,14 +68,14 @@ Result<std::unique_ptr<Shard>> start_shard(actor::Reactor& reactor,
   auto shard = std::make_unique<Shard>();
   shard->config = checkpoint.config();
   shard->options = std::move(options);
-  fill_sizes(shard->options, shard->config);
+  fill_sizes(shard->options, checkpoint);
   FULGUR_ASSIGN_OR_RETURN(shard->weights, ModelWeights::load(checkpoint, backend));
   shard->pool = BufferPool::make();
   shard->backend = &backend;
   shard->transport = &reactor.transport();
   shard->clock = &reactor.clock();
   shard->engine = std::make_unique<Engine>(shard->options.scheduler, shard->config, shard->weights,
-                                           checkpoint.fingerprint(), backend, reactor.clock());
+                                           backend, reactor.clock());
   shard->layers.resize(shard->config.layers);
   reactor.spawn<actor::Supervisor>(&reactor.clock(), end_shard_on_failure(*shard),
                                    children_of(*shard, reactor));

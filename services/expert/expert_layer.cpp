@@ -18,21 +18,25 @@ ExpertLayer::ExpertLayer(std::uint32_t layer, std::uint32_t hidden, const Weight
       limits_(limits),
       expert_tokens_(store.experts()) {}
 
-std::optional<wire::NackReason> ExpertLayer::refuse(const wire::Dispatch& dispatch) const {
+std::optional<wire::NackReason> ExpertLayer::refuse(Pending& pending) const {
+  const wire::Dispatch& dispatch = pending.dispatch;
   if (dispatch.hidden != hidden_ || dispatch.layer != layer_ || dispatch.routes.empty() ||
       dispatch.dtype == Dtype::f16) {
     return wire::NackReason::invalid;
   }
   for (const auto& route : dispatch.routes) {
     if (route.expert >= store_.experts()) return wire::NackReason::invalid;
-    if (!store_.find({layer_, route.expert})) return wire::NackReason::not_held;
+    if (!pending.weights.empty() && pending.weights.back().first == route.expert) continue;
+    auto weights = store_.find({layer_, route.expert});
+    if (!weights) return wire::NackReason::not_held;
+    pending.weights.emplace_back(route.expert, std::move(weights));
   }
   if (queue_.size() >= limits_.queue_max) return wire::NackReason::busy;
   return std::nullopt;
 }
 
 std::optional<wire::NackReason> ExpertLayer::push(Pending pending) {
-  if (auto reason = refuse(pending.dispatch)) return reason;
+  if (auto reason = refuse(pending)) return reason;
   for (const auto& route : pending.dispatch.routes) ++expert_tokens_[route.expert];
   queue_.push_back(std::move(pending));
   return std::nullopt;
@@ -59,7 +63,9 @@ RunResult ExpertLayer::run() {
   std::vector<Pending> batch = take_batch();
   RunResult result;
   std::vector<std::byte*> outputs;
+  weights_.assign(store_.experts(), nullptr);
   for (const auto& item : batch) {
+    for (const auto& [expert, weights] : item.weights) weights_[expert] = weights.get();
     const auto& dispatch = item.dispatch;
     const std::size_t bytes = dispatch.routes.size() * hidden_ * size_of(dispatch.dtype);
     auto memory = pool_.take(bytes);
@@ -85,7 +91,6 @@ RunResult ExpertLayer::run() {
   } else {
     run_merged(batch, outputs);
   }
-  alive_.clear();
   result.compute = clock_.now() - started;
   for (auto& answer : result.answers) {
     answer.combine.compute_us = static_cast<std::uint32_t>(result.compute / kMicrosecond);
@@ -94,9 +99,7 @@ RunResult ExpertLayer::run() {
 }
 
 void ExpertLayer::add_group(std::uint16_t expert, std::size_t begin, std::size_t end) {
-  alive_.push_back(store_.find({layer_, expert}));
-  FULGUR_ASSERT(alive_.back() != nullptr, "a replica was retired under a queued dispatch");
-  groups_.push_back({alive_.back().get(), std::span(rows_).subspan(begin, end - begin),
+  groups_.push_back({weights_[expert], std::span(rows_).subspan(begin, end - begin),
                      static_cast<std::uint32_t>(begin)});
 }
 

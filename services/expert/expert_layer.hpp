@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "common/base/buffer_pool.hpp"
@@ -24,6 +25,8 @@ struct Pending {
   std::uint64_t trace = 0;
   Nanoseconds arrived = 0;
   wire::Dispatch dispatch;
+  /// The experts of its routes, held from push() on: a Retire cannot free them under it.
+  std::vector<std::pair<std::uint16_t, std::shared_ptr<const kernels::Expert>>> weights = {};
 };
 
 struct ExpertLayerLimits {
@@ -62,7 +65,7 @@ class ExpertLayer {
   void take_expert_tokens(std::vector<std::uint64_t>& tokens);
 
  private:
-  std::optional<wire::NackReason> refuse(const wire::Dispatch& dispatch) const;
+  std::optional<wire::NackReason> refuse(Pending& pending) const;
   void add_group(std::uint16_t expert, std::size_t begin, std::size_t end);
   std::vector<Pending> take_batch();
   void run_one(const Pending& item, std::byte* output);
@@ -80,7 +83,7 @@ class ExpertLayer {
 
   // Scratch of a run, reused.
   std::vector<kernels::ExpertGroup> groups_;
-  std::vector<std::shared_ptr<const kernels::Expert>> alive_;
+  std::vector<const kernels::Expert*> weights_;  ///< [experts] of the batch in hand
   std::vector<std::uint32_t> rows_;
   AlignedBuffer<std::byte> merged_input_;
   AlignedBuffer<std::byte> merged_output_;

@@ -97,7 +97,10 @@ void ExpertNodeActor::on_prepare(const wire::Prepare& prepare) {
 }
 
 void ExpertNodeActor::on_loaded(const ReplicaLoaded& loaded) {
-  if (!loaded.weights) return finish_prepare(Code::data_loss, loaded.why);
+  if (!loaded.weights) {
+    if (wanted_.contains(loaded.id)) finish_prepare(Code::data_loss, loaded.why);
+    return;
+  }
   const bool was_missing = !context_.store->find(loaded.id);
   context_.store->insert(loaded.id, loaded.weights);
   // A replica of a superseded Prepare still counts when the new one wants it too.

@@ -1,6 +1,8 @@
 // fulgur-expert: one worker of an expert pool. This file is its wiring diagram.
 #include <unistd.h>
 
+#include <atomic>
+
 #include "common/base/log.hpp"
 #include "common/base/memory.hpp"
 #include "common/service/service.hpp"
@@ -16,13 +18,13 @@ constexpr const char* kProgram = "fulgur-expert";
 
 int run(const service::Flags& flags, std::uint64_t capacity_bytes) {
   const RealClock clock;
-  actor::Reactor* running = nullptr;
+  std::atomic<actor::Reactor*> running{nullptr};  // read by the signal thread
   expert::Worker* leaving = nullptr;
   service::SignalWatch signals([&] {
-    if (running != nullptr) {
-      running->post([&] { actor::tell(leaving->node, expert::Leave{}); });
+    if (actor::Reactor* reactor = running.load()) {
+      reactor->post([&] { actor::tell(leaving->node, expert::Leave{}); });
     } else {
-      _exit(0);  // nothing was served yet
+      _exit(0);  // nothing is served yet, or no more
     }
   });
 
@@ -54,12 +56,12 @@ int run(const service::Flags& flags, std::uint64_t capacity_bytes) {
                           static_cast<std::uint32_t>(getpid()), (*transport)->endpoint(),
                           (*admin)->endpoint(), (*checkpoint)->fingerprint(),
                           (*checkpoint)->weight_version(),
-                          std::string((*backend)->name()) + "-" + flags.activations, capacity_bytes,
+                          "cpu-" + flags.activations, capacity_bytes,
                           0, {}};
-  options.on_left = [&] { running->stop(); };
+  options.on_left = [&] { running.load()->stop(); };
   options.on_fatal = [&](const std::string& why) {
     exit_code = service::fail(kProgram, error(Code::failed_precondition, "{}", why));
-    running->stop();
+    running.load()->stop();
   };
   std::unique_ptr<expert::Worker> worker;
   actor::Reactor reactor(**transport, clock);
@@ -71,6 +73,7 @@ int run(const service::Flags& flags, std::uint64_t capacity_bytes) {
   service::refresh_periodically(reactor, expert::worker_metrics(metrics, reactor, *worker, **admin));
   log::info("serving endpoint={} admin={}", (*transport)->endpoint(), (*admin)->endpoint());
   reactor.run();
+  running = nullptr;
   (*admin)->server().shutdown(kSecond);
   return exit_code;
 }

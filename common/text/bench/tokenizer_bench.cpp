@@ -1,4 +1,4 @@
-// Measures a tokenizer: fulgur-tokenizer-bench TOKENIZER_JSON [TEXT_FILE]. Prints the load time,
+// Measures a tokenizer: fulgur-bench-tokenizer TOKENIZER_JSON [TEXT_FILE]. Prints the load time,
 // encode and decode throughput on one core, and the cost of the worst single words.
 #include <fmt/format.h>
 
@@ -52,7 +52,7 @@ void report(const Tokenizer& tokenizer, const std::string& name, const std::stri
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    fmt::print(stderr, "usage: fulgur-tokenizer-bench TOKENIZER_JSON [TEXT_FILE]\n");
+    fmt::print(stderr, "usage: fulgur-bench-tokenizer TOKENIZER_JSON [TEXT_FILE]\n");
     return 2;
   }
   const RealClock clock;

@@ -104,28 +104,33 @@ bool routed_as_oracle(const test::GoldenArray& experts, const test::DirectRun& r
   return true;
 }
 
+// The trained model decides its routes: every row must be close. The random ones are full of near
+// ties that rounding tips, and then another function is computed: a row is judged where its own route
+// was the oracle's, strictly while no earlier token of its sequence was routed differently.
 TEST_P(Golden, Bf16StaysClose) {
+  const bool trained = std::string(GetParam().name) == "fulgur-tiny";
   std::size_t rows = 0;
   std::size_t rerouted = 0;
   for_each_case(GetParam(), Dtype::bf16, [&](const auto& name, const auto& arrays, const auto& run) {
     const auto& logits = arrays.at(name + ".logits_tail");
     const auto& experts = arrays.at(name + ".experts");
     const std::size_t vocab = logits.shape[1];
-    for (std::size_t row = 0; row < run.logits.size(); ++row) {
+    const std::size_t first = experts.shape[1] - run.logits.size();
+    bool prefix_same = true;
+    for (std::size_t position = 0; position < experts.shape[1]; ++position) {
+      const bool same = routed_as_oracle(experts, run, position);
+      prefix_same &= same;
+      if (position < first) continue;
       ++rows;
-      // Rounding to bf16 may tip a near tie between experts; then another function is computed.
-      const std::size_t position = experts.shape[1] - run.logits.size() + row;
-      if (!routed_as_oracle(experts, run, position)) {
-        ++rerouted;
-        continue;
-      }
+      rerouted += same ? 0 : 1;
+      if (!same && !trained) continue;
+      const std::size_t row = position - first;
       const auto expected = std::span(logits.floats).subspan(row * vocab, vocab);
-      EXPECT_GE(cosine(run.logits[row], expected), 0.999) << name << " row " << row;
+      EXPECT_GE(cosine(run.logits[row], expected), trained || prefix_same ? 0.999 : 0.99)
+          << name << " row " << row;
     }
   });
-  // The trained model decides its routes; the random ones are full of near ties.
-  const bool trained = std::string(GetParam().name) == "fulgur-tiny";
-  EXPECT_LE(rerouted, trained ? rows / 10 : rows / 2) << "of " << rows;
+  EXPECT_LE(rerouted, rows / 2) << "of " << rows;
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Golden, testing::Values(kTiny, kM1, kFused),
