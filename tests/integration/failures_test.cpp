@@ -14,7 +14,7 @@ namespace fulgur::integration {
 namespace {
 
 constexpr std::size_t kStreams = 16;
-constexpr std::uint32_t kTokens = 64;
+constexpr std::uint32_t kTokens = 48;
 constexpr std::uint64_t kSeed = 20260;
 
 /// Runs the streams and kills `victim` once the clients have `tokens` tokens.
@@ -39,8 +39,8 @@ class Failures : public testing::Test {
     const Status started = mesh_->start();
     ASSERT_TRUE(started.is_ok()) << started.message();
     undisturbed_ = at_once(mesh_->url(), mixed_requests(kStreams, kTokens), true);
-    expect_equal(one_by_one(mesh_->url(), mixed_requests(4, kTokens)),
-                 {undisturbed_.begin(), undisturbed_.begin() + 4});
+    expect_equal(one_by_one(mesh_->url(), mixed_requests(2, kTokens)),
+                 {undisturbed_.begin(), undisturbed_.begin() + 2});
   }
   static void TearDownTestSuite() {
     EXPECT_EQ(mesh_->stop(), 0);
