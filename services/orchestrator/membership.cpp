@@ -23,7 +23,7 @@ std::string_view to_string(MemberState state) {
   return "unknown";
 }
 
-// Results are bit-equal only between members of one kind that share model, weights and numerics.
+// Results are bit-equal only between shards and workers that share model, weights and numerics.
 Status Membership::check_identity(const wire::Register& info) const {
   constexpr auto kRefused = Code::failed_precondition;
   const bool must_match = holds_weights(info.kind) || info.model_fingerprint != 0;
@@ -37,7 +37,7 @@ Status Membership::check_identity(const wire::Register& info) const {
     if (member.info.weight_version != info.weight_version)
       return error(kRefused, "{} has weight version {}, {} has {}", info.name, info.weight_version,
                    name, member.info.weight_version);
-    if (member.info.kind == info.kind && member.info.numerics != info.numerics)
+    if (member.info.numerics != info.numerics)
       return error(kRefused, "{} computes with numerics {}, {} with {}", info.name, info.numerics,
                    name, member.info.numerics);
   }
