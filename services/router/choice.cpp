@@ -17,8 +17,10 @@ Choice::Choice(std::shared_ptr<const GenerationRequest> request,
       max_tokens_(0),
       scanner_(request_->stop, request_->include_stop) {
   const std::uint64_t room = model_->limits().context_max - prompt_->size();
-  max_tokens_ = request_->max_tokens.value_or(
-      static_cast<std::uint32_t>(std::min<std::uint64_t>(room, UINT32_MAX)));
+  const std::uint64_t usual =
+      std::max(model_->limits().default_max_tokens, request_->min_tokens);
+  max_tokens_ =
+      request_->max_tokens.value_or(static_cast<std::uint32_t>(std::min(room, usual)));
   if (!request_->ignore_eos) stop_ids_ = model_->eos_ids();
   stop_ids_.insert(stop_ids_.end(), request_->stop_token_ids.begin(),
                    request_->stop_token_ids.end());

@@ -16,6 +16,7 @@ struct RequestLimits {
   std::uint32_t vocab = 0;
   std::uint64_t context_max = 0;    ///< tokens of prompt and answer
   std::uint32_t choices_max = 128;  ///< prompts x n
+  std::uint32_t default_max_tokens = 4096;  ///< of a chat that names no limit
   wire::SamplingParams defaults;    ///< from generation_config.json
 };
 

@@ -49,6 +49,8 @@ void add_router_flags(CLI::App& app, Options& options, RawFlags& raw) {
                  "Largest request body; larger get 413")->check(CLI::Range(1024, 1 << 30));
   app.add_option("--max-context", options.model.context_max,
                  "Tokens of prompt and answer, when less than the model's");
+  app.add_option("--default-max-tokens", options.model.default_max_tokens,
+                 "Longest answer of a chat that names no limit")->check(CLI::Range(1, 1 << 22));
   app.add_option("--api-key", options.service.api_key, "Key that clients must send");
   app.add_option("--api-key-file", raw.api_key_file, "File that holds the key");
   app.add_option("--served-model-name", options.model.served_name,

@@ -57,6 +57,7 @@ Result<std::shared_ptr<const ServedModel>> ServedModel::load(const ServedModelOp
   if (options.context_max != 0 && options.context_max < served->limits_.context_max) {
     served->limits_.context_max = options.context_max;
   }
+  served->limits_.default_max_tokens = options.default_max_tokens;
   served->eos_ids_ = config.eos_ids;
   FULGUR_RETURN_IF_ERROR(served->load_tokenizer(directory.string()));
   FULGUR_RETURN_IF_ERROR(served->load_defaults(directory.string()));

@@ -23,6 +23,7 @@ struct ServedModelOptions {
   std::string directory;
   std::string served_name;        ///< empty: the directory's own name
   std::uint64_t context_max = 0;  ///< 0: the model's
+  std::uint32_t default_max_tokens = 4096;  ///< of a chat that names no limit
 };
 
 class ServedModel {

@@ -80,6 +80,16 @@ TEST_F(ChoiceTest, ResumesWithPromptAndGenerated) {
   EXPECT_EQ(choice.generated(), 2U);
 }
 
+TEST_F(ChoiceTest, WithoutALimitTheUsualOneOrTheRestOfTheContextHolds) {
+  request_.max_tokens.reset();
+  EXPECT_EQ(make().submit(1).max_new_tokens, model_->limits().default_max_tokens);
+  const std::uint64_t room = 10;
+  const auto long_prompt =
+      std::make_shared<const TokenIds>(TokenIds(model_->limits().context_max - room, 5));
+  const Choice choice(std::make_shared<const GenerationRequest>(request_), model_, long_prompt, 0, 1);
+  EXPECT_EQ(choice.submit(1).max_new_tokens, room);
+}
+
 TEST_F(ChoiceTest, IgnoreEosGoesOn) {
   request_.ignore_eos = true;
   Choice choice = make();
