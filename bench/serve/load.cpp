@@ -208,8 +208,11 @@ class Load {
       slot->busy = false;
       fail(result_.outcomes[slot->request], "deadline", "cancelled at the run's deadline");
     }
-    for (; next_ < options_.requests; ++next_)
-      fail(result_.outcomes[next_], "not_sent", "the run's deadline passed before its turn");
+    for (; next_ < options_.requests; ++next_) {
+      Outcome& outcome = result_.outcomes[next_];
+      outcome.scheduled = options_.arrivals.empty() ? elapsed() : options_.arrivals[next_];
+      fail(outcome, "not_sent", "the run's deadline passed before its turn");
+    }
   }
 
   const Clock& clock_;
