@@ -75,6 +75,12 @@ TEST(Lifecycle, StatusNamesEveryService) {
   Mesh mesh;
   const Status started = mesh.start();
   ASSERT_TRUE(started.is_ok()) << started.message();
+  // Members say with their heartbeats which epoch they are in.
+  ASSERT_TRUE(eventually([&] {
+    const json view = mesh.view();
+    return view.is_object() && std::all_of(view["services"].begin(), view["services"].end(),
+                                           [&](const json& it) { return it["epoch"] > 0; });
+  }));
   const Finished finished =
       run_program(program("fulgur"), {"status", "--json", "--port", std::to_string(mesh.port())});
   EXPECT_EQ(finished.exit_code, 0);
