@@ -127,6 +127,18 @@ void print(const Options& options, const kernels::Roofline& roofline, const std:
   }
 }
 
+/// Where the shard's thread spent its time over the whole run.
+void print_split(const attention::Shard& shard) {
+  const auto ms = [&](Nanoseconds time) {
+    return static_cast<double>(time) / 1e6 /
+           static_cast<double>(std::max<std::uint64_t>(1, shard.engine->stats().micro_batches_total));
+  };
+  std::printf("per micro-batch (ms): lightning %.2f, softmax %.2f, experts %.2f, combine %.2f, head %.2f\n",
+              ms(shard.busy.lightning), ms(shard.busy.softmax),
+              ms(static_cast<Nanoseconds>(shard.dispatch_stats.compute_us_total) * kMicrosecond),
+              ms(shard.busy.combine), ms(shard.busy.head));
+}
+
 Status run_local(const Options& options, std::shared_ptr<const model::Checkpoint> checkpoint,
                  const std::vector<int>& cpus, const kernels::Roofline& roofline) {
   const RealClock clock;
@@ -154,6 +166,7 @@ Status run_local(const Options& options, std::shared_ptr<const model::Checkpoint
   };
   print(options, roofline,
         run_workloads(options, target, checkpoint->config(), roofline, counters));
+  if (!options.json) print_split(mesh->shard(0));
   return Status::ok();
 }
 
