@@ -29,7 +29,8 @@ Json model_json(const ServedModel& model) {
           {"object", "model"},
           {"created", model.created()},
           {"owned_by", "fulgur"},
-          {"max_model_len", model.limits().context_max}};
+          {"max_model_len", model.limits().context_max},
+          {"vocab_size", model.limits().vocab}};
 }
 
 ApiError too_long(const ServedModel& model, std::size_t prompt, std::size_t completion,
