@@ -1,6 +1,7 @@
 // fulgur-bench-transport: the transport benchmark as a program.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <exception>
 
 #include "bench/transport/bench_transport.hpp"
 #include "common/base/memory.hpp"
@@ -19,12 +20,17 @@ int main(int argc, char** argv) {
   app.add_flag("--json", json, "machine-readable output");
   CLI11_PARSE(app, argc, argv);
 
-  const auto rows = fulgur::bench::bench_transport(options);
-  if (!rows) {
-    std::fprintf(stderr, "fulgur-bench-transport: %s\n", rows.status().message().c_str());
-    return 2;
+  try {
+    const auto rows = fulgur::bench::bench_transport(options);
+    if (!rows) {
+      std::fprintf(stderr, "fulgur-bench-transport: %s\n", rows.status().message().c_str());
+      return 2;
+    }
+    const std::string text = json ? to_json(*rows) + "\n" : to_table(*rows);
+    std::fputs(text.c_str(), stdout);
+  } catch (const std::exception& failure) {
+    std::fprintf(stderr, "fulgur-bench-transport: %s\n", failure.what());
+    return 1;
   }
-  const std::string text = json ? to_json(*rows) + "\n" : to_table(*rows);
-  std::fputs(text.c_str(), stdout);
   return 0;
 }

@@ -18,6 +18,9 @@ constexpr std::uint64_t kOwnToken = ~std::uint64_t{0};
 constexpr int kLooksPerYield = 32;
 /// A round of looks and a yield take about two microseconds, unless another thread ran meanwhile.
 constexpr Nanoseconds kCoreIsWanted = 15 * kMicrosecond;
+constexpr Nanoseconds kFirstPause = 100 * kMillisecond;
+constexpr Nanoseconds kLongestPause = 2 * kSecond;
+constexpr Nanoseconds kPauseDecay = 100 * kMicrosecond;  // for each yield that was free
 
 Nanoseconds now() { return RealClock().now(); }
 
@@ -44,6 +47,7 @@ MeshBell::MeshBell(Sleeper& sleeper, Nanoseconds spin)
     : sleeper_(sleeper),
       spin_most_(spin),
       spin_now_(spin),
+      spin_pause_(kFirstPause),
       event_fd_(eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
       epoll_fd_(epoll_create1(EPOLL_CLOEXEC)) {
   FULGUR_ASSERT(event_fd_ >= 0 && epoll_fd_ >= 0, "no file descriptors left for a doorbell");
@@ -107,6 +111,7 @@ void MeshBell::wait(Nanoseconds timeout) {
 bool MeshBell::spin() {
   if (spin_most_ == 0 || !sleeper_.may_spin()) return false;
   const Nanoseconds start = now();
+  if (start < spin_again_at_) return false;
   for (Nanoseconds before = start; before - start < spin_now_;) {
     for (int i = 0; i < kLooksPerYield; ++i) {
       if (rung_.load(std::memory_order_relaxed) || sleeper_.has_work()) return true;
@@ -115,7 +120,12 @@ bool MeshBell::spin() {
     if (look(0)) return true;
     sched_yield();
     const Nanoseconds after = now();
-    if (after - before > kCoreIsWanted) break;
+    if (after - before > kCoreIsWanted) {
+      spin_again_at_ = after + spin_pause_;
+      spin_pause_ = std::min(2 * spin_pause_, kLongestPause);
+      return false;
+    }
+    spin_pause_ = std::max(spin_pause_ - kPauseDecay, kFirstPause);
     before = after;
   }
   spin_now_ /= 2;

@@ -51,6 +51,8 @@ class MeshBell final : public Doorbell {
   Sleeper& sleeper_;
   const Nanoseconds spin_most_;
   Nanoseconds spin_now_;  ///< adapts: halves when spinning was in vain
+  Nanoseconds spin_pause_;     ///< without spinning, after the core was seen to be wanted
+  Nanoseconds spin_again_at_ = 0;
   int event_fd_;
   int epoll_fd_;
   std::atomic<bool> rung_{false};

@@ -36,7 +36,7 @@ struct TransportOptions {
   CurveKeys curve;
   std::size_t ring_bytes = 4U << 20;   ///< of one direction of a shared-memory link; power of two
   Nanoseconds spin = 100 * kMicrosecond;  ///< longest busy wait for shared memory; it adapts
-  Nanoseconds heartbeat = 2 * kSecond;   ///< between pings; a peer silent for three is gone
+  Nanoseconds heartbeat = 5 * kSecond;   ///< between pings; a peer silent for three is gone
   Nanoseconds reconnect_first = 10 * kMillisecond;
   Nanoseconds reconnect_last = 1 * kSecond;
   Nanoseconds hello_timeout = 10 * kSecond;  ///< connected, but the peer says no Hello
