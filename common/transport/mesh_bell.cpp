@@ -16,8 +16,9 @@ namespace {
 
 constexpr std::uint64_t kOwnToken = ~std::uint64_t{0};
 constexpr int kLooksPerYield = 32;
-/// A round of looks and a yield take about two microseconds, unless another thread ran meanwhile.
-constexpr Nanoseconds kCoreIsWanted = 15 * kMicrosecond;
+/// A round of looks and a yield take about two microseconds, tens with an interrupt. Another thread
+/// that gets the core keeps it for its time slice.
+constexpr Nanoseconds kCoreIsWanted = 300 * kMicrosecond;
 constexpr Nanoseconds kFirstPause = 100 * kMillisecond;
 constexpr Nanoseconds kLongestPause = 2 * kSecond;
 constexpr Nanoseconds kPauseDecay = 100 * kMicrosecond;  // for each yield that was free
