@@ -6,6 +6,9 @@
 namespace fulgur::cli {
 namespace {
 
+// Softmax KV of one shard, in tokens: also the longest context the router may promise.
+constexpr const char* kKvTokens = "65536";
+
 class Planner {
  public:
   Planner(const UpOptions& options, const MeshPaths& paths, const std::vector<int>& cpus)
@@ -26,13 +29,15 @@ class Planner {
   }
   ServicePlan attention(std::uint32_t index) const {
     ServicePlan plan = member("attention", fmt::format("attention-{}", index));
-    append(plan, {"--transport", options_.transport, "--activations", options_.activations});
+    append(plan, {"--transport", options_.transport, "--activations", options_.activations,
+                  "--kv-tokens", kKvTokens});
     pin(plan, cpu_slice(cpus_, index, options_.attention), options_.threads);
     return plan;
   }
   ServicePlan router() const {
     ServicePlan plan = member("router", "router-0");
-    append(plan, {"--host", options_.host, "--port", std::to_string(options_.port)});
+    append(plan, {"--host", options_.host, "--port", std::to_string(options_.port),
+                  "--max-context", kKvTokens});
     return plan;
   }
 

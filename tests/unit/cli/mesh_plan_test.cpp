@@ -36,6 +36,7 @@ TEST(MeshPlan, StartsEveryServiceWithItsArguments) {
   EXPECT_EQ(value_of(plans[3], "--cpus"), "0");
   EXPECT_EQ(value_of(plans[4], "--activations"), "f32");
   EXPECT_EQ(value_of(plans[6], "--port"), "9000");
+  EXPECT_EQ(value_of(plans[6], "--max-context"), "65536") << "no more than a shard's KV holds";
   for (const auto& plan : plans) EXPECT_EQ(value_of(plan, "--model"), "/m");
 }
 
