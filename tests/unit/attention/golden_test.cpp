@@ -21,7 +21,7 @@ constexpr Model kTiny{"fulgur-tiny", "models/fulgur-tiny"};
 constexpr Model kM1{"m1-random-small", "tests/golden/models/m1-random-small"};
 constexpr Model kFused{"m1-random-small-fused", "tests/golden/models/m1-random-small-fused"};
 
-std::string source(const std::string& path) { return std::string(FULGUR_SOURCE_DIR) + "/" + path; }
+std::string source(const std::string& path) { return FULGUR_SOURCE_DIR "/" + path; }
 
 std::shared_ptr<const model::Checkpoint> open(const Model& model) {
   return model::Checkpoint::open(source(model.directory)).value();
