@@ -23,6 +23,11 @@ void put(schema::Load::Builder to, const Load& from) {
   to.setStateSlotsUsed(from.state_slots_used);
   to.setStateSlotsTotal(from.state_slots_total);
   to.setHeldBytes(from.held_bytes);
+  to.setWaitNsTotal(from.wait_ns_total);
+  to.setFirstTokenNsTotal(from.first_token_ns_total);
+  to.setFirstTokensTotal(from.first_tokens_total);
+  to.setInterTokenNsTotal(from.inter_token_ns_total);
+  to.setInterTokensTotal(from.inter_tokens_total);
 }
 
 void get(schema::Load::Reader from, Load& to) {
@@ -37,6 +42,27 @@ void get(schema::Load::Reader from, Load& to) {
   to.state_slots_used = from.getStateSlotsUsed();
   to.state_slots_total = from.getStateSlotsTotal();
   to.held_bytes = from.getHeldBytes();
+  to.wait_ns_total = from.getWaitNsTotal();
+  to.first_token_ns_total = from.getFirstTokenNsTotal();
+  to.first_tokens_total = from.getFirstTokensTotal();
+  to.inter_token_ns_total = from.getInterTokenNsTotal();
+  to.inter_tokens_total = from.getInterTokensTotal();
+}
+
+void put(schema::WorkerSeen::Builder to, const WorkerSeen& from) {
+  to.setName(text(from.name));
+  to.setIncarnation(from.incarnation);
+  to.setSpeed(from.speed);
+  to.setSlow(from.slow);
+  to.setReachable(from.reachable);
+}
+
+Status get(schema::WorkerSeen::Reader from, WorkerSeen& to) {
+  to.incarnation = from.getIncarnation();
+  to.speed = from.getSpeed();
+  to.slow = from.getSlow();
+  to.reachable = from.getReachable();
+  return read_text(from.getName(), kMaxNameBytes, "heartbeat.workers.name", to.name);
 }
 
 void put(schema::WorkerEntry::Builder to, const WorkerEntry& from) {
@@ -82,6 +108,9 @@ void put(schema::Register::Builder to, const Register& from) {
   to.setNumerics(text(from.numerics));
   to.setCapacityBytes(from.capacity_bytes);
   to.setEpoch(from.epoch);
+  to.setFailureDomain(text(from.failure_domain));
+  to.setDraining(from.draining);
+  to.setOrchestratorGeneration(from.orchestrator_generation);
   auto held = to.initHeld(static_cast<unsigned>(from.held.size()));
   for (unsigned i = 0; i < held.size(); ++i) {
     held[i].setLayer(from.held[i].first);
@@ -104,6 +133,10 @@ Status get(schema::Register::Reader from, Register& to) {
       read_text(from.getNumerics(), kMaxNameBytes, "register.numerics", to.numerics));
   to.capacity_bytes = from.getCapacityBytes();
   to.epoch = from.getEpoch();
+  to.draining = from.getDraining();
+  to.orchestrator_generation = from.getOrchestratorGeneration();
+  FULGUR_RETURN_IF_ERROR(read_text(from.getFailureDomain(), kMaxNameBytes,
+                                   "register.failure_domain", to.failure_domain));
   return read_list(from.getHeld(), kMaxReplicas, "register.held", to.held,
                    [](schema::Held::Reader held, std::pair<std::uint32_t, std::uint32_t>& out) {
                      out = {held.getLayer(), held.getExpert()};
@@ -136,6 +169,9 @@ void put(schema::Heartbeat::Builder to, const Heartbeat& from) {
     tokens[i].setExpert(from.expert_tokens[i].expert);
     tokens[i].setTokens(from.expert_tokens[i].tokens);
   }
+  to.setOrchestratorGeneration(from.orchestrator_generation);
+  auto workers = to.initWorkers(static_cast<unsigned>(from.workers.size()));
+  for (unsigned i = 0; i < workers.size(); ++i) put(workers[i], from.workers[i]);
 }
 
 Status get(schema::Heartbeat::Reader from, Heartbeat& to) {
@@ -143,6 +179,10 @@ Status get(schema::Heartbeat::Reader from, Heartbeat& to) {
   to.incarnation = from.getIncarnation();
   to.epoch = from.getEpoch();
   get(from.getLoad(), to.load);
+  to.orchestrator_generation = from.getOrchestratorGeneration();
+  FULGUR_RETURN_IF_ERROR(read_list(
+      from.getWorkers(), kMaxServices, "heartbeat.workers", to.workers,
+      [](schema::WorkerSeen::Reader worker, WorkerSeen& out) { return get(worker, out); }));
   return read_list(from.getExpertTokens(), kMaxReplicas, "heartbeat.expert_tokens",
                    to.expert_tokens, [](schema::ExpertTokens::Reader tokens, ExpertTokens& out) {
                      out = {tokens.getLayer(), tokens.getExpert(), tokens.getTokens()};
@@ -180,6 +220,7 @@ void put(schema::Prepare::Builder to, const Prepare& from) {
   to.setLayers(from.layers);
   to.setExperts(from.experts);
   put_bitmap(to.initReplicas(static_cast<unsigned>(from.replicas.size())), from.replicas);
+  put_bitmap(to.initUrgent(static_cast<unsigned>(from.urgent.size())), from.urgent);
 }
 
 Status get(schema::Prepare::Reader from, Prepare& to) {
@@ -187,7 +228,9 @@ Status get(schema::Prepare::Reader from, Prepare& to) {
   to.orchestrator_generation = from.getOrchestratorGeneration();
   to.layers = from.getLayers();
   to.experts = from.getExperts();
-  return read_numbers(from.getReplicas(), kMaxBitmapWords, "prepare.replicas", to.replicas);
+  FULGUR_RETURN_IF_ERROR(
+      read_numbers(from.getReplicas(), kMaxBitmapWords, "prepare.replicas", to.replicas));
+  return read_numbers(from.getUrgent(), kMaxBitmapWords, "prepare.urgent", to.urgent);
 }
 
 void put(schema::Prepared::Builder to, const Prepared& from) {
@@ -243,9 +286,13 @@ Status get(schema::Report::Reader from, Report& to) {
   return read_text(from.getWorker(), kMaxNameBytes, "report.worker", to.worker);
 }
 
-void put(schema::Drain::Builder to, const Drain& from) { to.setName(text(from.name)); }
+void put(schema::Drain::Builder to, const Drain& from) {
+  to.setName(text(from.name));
+  to.setOrchestratorGeneration(from.orchestrator_generation);
+}
 
 Status get(schema::Drain::Reader from, Drain& to) {
+  to.orchestrator_generation = from.getOrchestratorGeneration();
   return read_text(from.getName(), kMaxNameBytes, "drain.name", to.name);
 }
 

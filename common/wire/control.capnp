@@ -25,6 +25,9 @@ struct Register {
   capacityBytes @9 :UInt64;
   epoch @10 :UInt64;
   held @11 :List(Held);
+  failureDomain @12 :Text;
+  draining @13 :Bool;
+  orchestratorGeneration @14 :UInt64;
 }
 
 struct Ack {
@@ -46,6 +49,11 @@ struct Load {
   stateSlotsUsed @8 :UInt32;
   stateSlotsTotal @9 :UInt32;
   heldBytes @10 :UInt64;
+  waitNsTotal @11 :UInt64;
+  firstTokenNsTotal @12 :UInt64;
+  firstTokensTotal @13 :UInt64;
+  interTokenNsTotal @14 :UInt64;
+  interTokensTotal @15 :UInt64;
 }
 
 struct ExpertTokens {
@@ -54,12 +62,22 @@ struct ExpertTokens {
   tokens @2 :UInt64;
 }
 
+struct WorkerSeen {
+  name @0 :Text;
+  incarnation @1 :UInt64;
+  speed @2 :Float32;
+  slow @3 :Bool;
+  reachable @4 :Bool;
+}
+
 struct Heartbeat {
   name @0 :Text;
   incarnation @1 :UInt64;
   epoch @2 :UInt64;
   load @3 :Load;
   expertTokens @4 :List(ExpertTokens);
+  orchestratorGeneration @5 :UInt64;
+  workers @6 :List(WorkerSeen);
 }
 
 struct WorkerEntry {
@@ -91,6 +109,7 @@ struct Prepare {
   layers @2 :UInt32;
   experts @3 :UInt32;
   replicas @4 :List(UInt64);
+  urgent @5 :List(UInt64);     # empty: none
 }
 
 struct Prepared {
@@ -121,6 +140,7 @@ struct Report {
 
 struct Drain {
   name @0 :Text;
+  orchestratorGeneration @1 :UInt64;
 }
 
 struct Hello {

@@ -202,6 +202,9 @@ struct Register {
   std::uint64_t epoch = 0;           ///< last placement epoch committed here; 0 for none
   /// Expert workers: replicas held now, so that a restarted orchestrator rebuilds its view.
   std::vector<std::pair<std::uint32_t, std::uint32_t>> held;  ///< (layer, expert)
+  std::string failure_domain;  ///< what fails together: replicas are spread over it; "" is a domain
+  bool draining = false;       ///< has been told to leave and is doing so
+  std::uint64_t orchestrator_generation = 0;  ///< largest obeyed so far; 0 for none
   friend bool operator==(const Register&, const Register&) = default;
 };
 
@@ -227,6 +230,13 @@ struct Load {
   std::uint32_t state_slots_used = 0;
   std::uint32_t state_slots_total = 0;
   std::uint64_t held_bytes = 0;  ///< expert weights held
+  /// How long what is in requests_total waited before it ran, summed.
+  std::uint64_t wait_ns_total = 0;
+  /// Routers: what clients saw. Sums of times, and how many they are of.
+  std::uint64_t first_token_ns_total = 0;
+  std::uint64_t first_tokens_total = 0;
+  std::uint64_t inter_token_ns_total = 0;
+  std::uint64_t inter_tokens_total = 0;
   friend bool operator==(const Load&, const Load&) = default;
 };
 
@@ -237,12 +247,24 @@ struct ExpertTokens {
   friend bool operator==(const ExpertTokens&, const ExpertTokens&) = default;
 };
 
+/// What a shard has measured of a worker.
+struct WorkerSeen {
+  std::string name;
+  std::uint64_t incarnation = 0;
+  float speed = 0.0F;  ///< relative to the median of the workers this shard sees; 0: not measured
+  bool slow = false;   ///< so slow that the shard routes around it
+  bool reachable = true;
+  friend bool operator==(const WorkerSeen&, const WorkerSeen&) = default;
+};
+
 struct Heartbeat {
   std::string name;
   std::uint64_t incarnation = 0;
   std::uint64_t epoch = 0;
   Load load;
   std::vector<ExpertTokens> expert_tokens;
+  std::uint64_t orchestrator_generation = 0;  ///< largest obeyed so far; 0 for none
+  std::vector<WorkerSeen> workers;            ///< attention shards
   friend bool operator==(const Heartbeat&, const Heartbeat&) = default;
 };
 
@@ -282,6 +304,9 @@ struct Prepare {
   std::uint32_t layers = 0;
   std::uint32_t experts = 0;
   std::vector<std::uint64_t> replicas;  ///< bitmap as in WorkerEntry
+  /// Those of `replicas` that no worker serves now, as such a bitmap (empty: none): loaded first,
+  /// and as fast as possible.
+  std::vector<std::uint64_t> urgent;
   friend bool operator==(const Prepare&, const Prepare&) = default;
 };
 
@@ -319,9 +344,13 @@ struct Report {
   friend bool operator==(const Report&, const Report&) = default;
 };
 
-/// Orchestrator -> service: leave. Finish or hand over what is running, then exit 0.
+/// Orchestrator -> service: leave. Finish or hand over what is running, then exit 0. A worker is
+/// told so when it has no replicas any more, a shard when routers know that it does not accept.
+/// Service -> orchestrator: ask for that (SIGTERM); answered by Ack, whose id is the incarnation,
+/// when it is refused.
 struct Drain {
   std::string name;
+  std::uint64_t orchestrator_generation = 0;
   friend bool operator==(const Drain&, const Drain&) = default;
 };
 

@@ -145,6 +145,7 @@ Status check(const Register& body) {
   FULGUR_RETURN_IF_ERROR(known(body.kind, ServiceKind::tool, "register.kind"));
   FULGUR_RETURN_IF_ERROR(name(body.name, "register.name"));
   FULGUR_RETURN_IF_ERROR(name(body.numerics, "register.numerics"));
+  FULGUR_RETURN_IF_ERROR(name(body.failure_domain, "register.failure_domain"));
   FULGUR_RETURN_IF_ERROR(at_most(body.endpoint.size(), kMaxEndpointBytes, "register.endpoint"));
   FULGUR_RETURN_IF_ERROR(
       at_most(body.admin_endpoint.size(), kMaxEndpointBytes, "register.admin_endpoint"));
@@ -164,6 +165,11 @@ Status check(const Ack& body) {
 
 Status check(const Heartbeat& body) {
   FULGUR_RETURN_IF_ERROR(name(body.name, "heartbeat.name"));
+  FULGUR_RETURN_IF_ERROR(at_most(body.workers.size(), kMaxServices, "heartbeat.workers"));
+  for (const WorkerSeen& worker : body.workers) {
+    FULGUR_RETURN_IF_ERROR(name(worker.name, "heartbeat.workers.name"));
+    FULGUR_RETURN_IF_ERROR(number(worker.speed, "heartbeat.workers.speed"));
+  }
   FULGUR_RETURN_IF_ERROR(at_most(body.expert_tokens.size(), std::size_t{kMaxLayers} * kMaxExperts,
                                  "heartbeat.expert_tokens"));
   for (const ExpertTokens& tokens : body.expert_tokens) {
@@ -195,7 +201,9 @@ Status check(const Placement& body) {
 Status check(const Prepare& body) {
   FULGUR_RETURN_IF_ERROR(at_most(body.layers, kMaxLayers, "prepare.layers"));
   FULGUR_RETURN_IF_ERROR(at_most(body.experts, kMaxExperts, "prepare.experts"));
-  return bitmap(body.replicas, body.layers, body.experts, "prepare.replicas");
+  FULGUR_RETURN_IF_ERROR(bitmap(body.replicas, body.layers, body.experts, "prepare.replicas"));
+  if (body.urgent.empty()) return Status::ok();
+  return bitmap(body.urgent, body.layers, body.experts, "prepare.urgent");
 }
 
 Status check(const Prepared& body) {

@@ -131,7 +131,10 @@ class RandomMessage {
          text(16),
          rng_.next(),
          rng_.next(),
-         {}};
+         {},
+         text(30),
+         coin(),
+         rng_.next()};
     m.held = list<std::pair<std::uint32_t, std::uint32_t>>(50, [&] {
       return std::pair{below(kMaxLayers), below(kMaxExperts)};
     });
@@ -142,7 +145,12 @@ class RandomMessage {
     m.incarnation = rng_.next();
     m.epoch = rng_.next();
     m.load = {u32(), u32(), u32(), rng_.next(), rng_.next(), rng_.next(),
-              u32(), u32(), u32(), u32(),       rng_.next()};
+              u32(), u32(), u32(), u32(),       rng_.next(), rng_.next(),
+              rng_.next(), rng_.next(), rng_.next(), rng_.next()};
+    m.orchestrator_generation = rng_.next();
+    m.workers = list<WorkerSeen>(5, [&] {
+      return WorkerSeen{text(20), rng_.next(), static_cast<float>(below(1000)), coin(), coin()};
+    });
     m.expert_tokens = list<ExpertTokens>(50, [&] {
       return ExpertTokens{static_cast<std::uint16_t>(below(kMaxLayers)),
                           static_cast<std::uint16_t>(below(kMaxExperts)), rng_.next()};
@@ -161,8 +169,9 @@ class RandomMessage {
     });
   }
   void fill(Prepare& m) {
-    m = {rng_.next(), rng_.next(), below(20), below(40), {}};
+    m = {rng_.next(), rng_.next(), below(20), below(40), {}, {}};
     m.replicas = bitmap(m.layers, m.experts);
+    if (coin()) m.urgent = bitmap(m.layers, m.experts);
   }
   void fill(Prepared& m) {
     m = {text(20), rng_.next(), rng_.next(), pick(Code::internal), text(100)};
@@ -170,7 +179,7 @@ class RandomMessage {
   void fill(Retire& m) { m = {rng_.next(), rng_.next()}; }
   void fill(Switched& m) { m = {text(20), rng_.next(), rng_.next()}; }
   void fill(Report& m) { m = {text(20), text(20), rng_.next(), pick(Code::internal)}; }
-  void fill(Drain& m) { m.name = text(20); }
+  void fill(Drain& m) { m = {text(20), rng_.next()}; }
   void fill(Hello& m) {
     m = {pick(ServiceKind::tool), text(20), rng_.next(), text(60), text(40), coin()};
   }
