@@ -202,7 +202,7 @@ struct Register {
   std::uint64_t epoch = 0;           ///< last placement epoch committed here; 0 for none
   /// Expert workers: replicas held now, so that a restarted orchestrator rebuilds its view.
   std::vector<std::pair<std::uint32_t, std::uint32_t>> held;  ///< (layer, expert)
-  std::string failure_domain;  ///< what fails together: replicas are spread over it; "" is a domain
+  std::string failure_domain = {};  ///< what fails together: replicas are spread over it; "" is a domain
   bool draining = false;       ///< has been told to leave and is doing so
   std::uint64_t orchestrator_generation = 0;  ///< largest obeyed so far; 0 for none
   friend bool operator==(const Register&, const Register&) = default;
@@ -264,7 +264,7 @@ struct Heartbeat {
   Load load;
   std::vector<ExpertTokens> expert_tokens;
   std::uint64_t orchestrator_generation = 0;  ///< largest obeyed so far; 0 for none
-  std::vector<WorkerSeen> workers;            ///< attention shards
+  std::vector<WorkerSeen> workers = {};       ///< attention shards
   friend bool operator==(const Heartbeat&, const Heartbeat&) = default;
 };
 
@@ -306,7 +306,7 @@ struct Prepare {
   std::vector<std::uint64_t> replicas;  ///< bitmap as in WorkerEntry
   /// Those of `replicas` that no worker serves now, as such a bitmap (empty: none): loaded first,
   /// and as fast as possible.
-  std::vector<std::uint64_t> urgent;
+  std::vector<std::uint64_t> urgent = {};
   friend bool operator==(const Prepare&, const Prepare&) = default;
 };
 
