@@ -29,9 +29,9 @@ struct PlacementWorker {
 
 /// When a placement by load may change. Lost and draining workers are always acted upon.
 struct RebalancePolicy {
-  double trigger = 1.05;  ///< no change while Balance::excess() is below
-  double target = 1.02;   ///< the search for improvements ends here
-  double gain_min = 0.02;  ///< a change must lower Balance::excess() by this much
+  double trigger = 1.03;  ///< no change while Balance::excess() is below
+  double target = 1.01;   ///< the search for improvements ends here
+  double gain_min = 0.01;  ///< a change must lower Balance::excess() by this much
   Nanoseconds interval_min = 30 * kSecond;  ///< between two changes
   /// Replicas loaded for balance in one change; those that a loss or a floor demands do not count.
   std::uint64_t moves_max = std::numeric_limits<std::uint64_t>::max();

@@ -1,0 +1,24 @@
+// Local search of a placement by load: exchanges, moves and other replica counts that make the
+// slowest workers faster, as few as reach the goal. Part of placement.hpp; nobody else needs it.
+#pragma once
+
+#include "services/orchestrator/placement_counts.hpp"
+#include "services/orchestrator/placement_layout.hpp"
+
+namespace fulgur::orchestrator {
+
+struct SearchGoal {
+  double target = 1.02;           ///< of Balance::excess(); nothing better is looked for
+  std::uint64_t missing_max = 0;  ///< replicas to load, in all
+  std::uint64_t trials_max = 150'000;  ///< changes tried, in all: bounds the time of a plan
+};
+
+/// Improves every layer's slowest slot, then the slowest slot in total. Never makes a layer or the
+/// total worse than it was, except up to the goal.
+void improve(Layout& layout, const ReplicaCounts& counts, const SearchGoal& goal);
+
+/// Brings replicas back to where they are held, where that keeps every layer and the total within
+/// the goal or as they are.
+void restore(Layout& layout, const ReplicaCounts& counts, const SearchGoal& goal);
+
+}  // namespace fulgur::orchestrator
