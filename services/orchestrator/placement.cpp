@@ -15,6 +15,7 @@ namespace fulgur::orchestrator {
 namespace {
 
 constexpr double kFreshTarget = 1.002;  // of a placement from nothing, where moves cost nothing
+constexpr std::uint32_t kRoundsMax = 4;
 constexpr double kFreshGain = 0.05;     // of excess(), that makes placing anew worth its moves
 
 Status check(const PlacementInput& input) {
@@ -115,6 +116,7 @@ class LoadPlanner {
  private:
   bool must_change() const;
   Layout fresh() const;
+  void improve_fully(Layout& layout, const SearchGoal& goal) const;
   Layout improved(Layout repaired) const;
 
   const PlacementInput& input_;
@@ -146,6 +148,16 @@ std::optional<Layout> LoadPlanner::plan() const {
   return layout;
 }
 
+/// Rounds, because a layer's search may free what another layer lacked, while they gain enough that
+/// the same load would call for a change again.
+void LoadPlanner::improve_fully(Layout& layout, const SearchGoal& goal) const {
+  for (std::uint32_t round = 0; round < kRoundsMax; ++round) {
+    const double before = balance(layout).excess();
+    improve(layout, counts_, goal);
+    if (before - balance(layout).excess() < policy_.gain_min / 2) return;
+  }
+}
+
 /// The better of two starts. The second is the packing of EPLB's global policy where that exists,
 /// so that the result is never worse than that.
 Layout LoadPlanner::fresh() const {
@@ -154,10 +166,10 @@ Layout LoadPlanner::fresh() const {
   goal.missing_max = ~std::uint64_t{0};
   auto packed = pack(problem_, counts_.counts, false);
   Layout layout = packed ? *std::move(packed) : even_layout(input_, problem_);
-  improve(layout, counts_, goal);
+  improve_fully(layout, goal);
   if (balance(layout).excess() <= kFreshTarget) return layout;
   if (auto plain = pack(problem_, counts_.equal, true)) {
-    improve(*plain, counts_, goal);
+    improve_fully(*plain, goal);
     if (balance(*plain).excess() < balance(layout).excess()) return *plain;
   }
   return layout;
@@ -173,7 +185,7 @@ Layout LoadPlanner::improved(Layout layout) const {
   SearchGoal goal;
   goal.target = policy_.target;
   goal.missing_max = moves_max;
-  improve(layout, counts_, goal);
+  improve_fully(layout, goal);
   if (balance(layout).excess() <= std::max(policy_.trigger, 1.0 + kFreshGain)) return layout;
   Layout anew = fresh();
   restore(anew, counts_, goal);

@@ -1,5 +1,6 @@
 fulgur_test(orchestrator_test
-  SOURCES orchestrator/placement_test.cpp orchestrator/membership_test.cpp
+  SOURCES orchestrator/placement_test.cpp orchestrator/placement_load_test.cpp
+          orchestrator/membership_test.cpp
           orchestrator/coordinator_test.cpp orchestrator/load_history_test.cpp
   DEPENDS fulgur::orchestrator)
 target_include_directories(orchestrator_test PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
