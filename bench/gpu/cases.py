@@ -1,0 +1,219 @@
+"""Timed cases: each kernel of the backend beside its public peers, same shapes, same run.
+
+A case yields rows (kernel, shape, who, ms, bytes, flops): bytes and flops are the least the work
+needs, so that the report can say how far from the card's ceilings a time is.
+"""
+import torch
+import torch.nn.functional as F
+
+import checks
+import library
+from timing import time_graph_ms, time_ms
+
+BF16, F32 = checks.BF16, checks.F32
+
+
+def peer(name, make):
+    """A peer that is missing or fails costs its own row only."""
+    try:
+        return make()
+    except Exception as error:  # noqa: BLE001 - any failure of a peer is reported, not fatal
+        print(f"peer {name}: {type(error).__name__}: {str(error)[:200]}", flush=True)
+        return None
+
+
+def experts_cases(lib, layer, weights, rows):
+    gate, up, down = weights
+    stacked = torch.cat([gate, up], 1)  # [E, 2 inner, hidden], the peers' layout
+    expert_bytes = 3 * layer.hidden * layer.inner * 2
+    plan = [(1, 0.0), (4, 0.0), (16, 0.0), (64, 0.0), (256, 0.0), (1024, 0.0), (256, 1.0), (1024, 1.0),
+            (4096, 0.0), (16384, 0.0)]
+    for tokens, skew in plan:
+        x = torch.randn(tokens, layer.hidden, **BF16)
+        ids = checks.route_ids(tokens, layer.experts, layer.k, skew)
+        out = torch.empty(tokens * layer.k, layer.hidden, **BF16)
+        flat = ids.int().view(-1)
+        hit = torch.unique(flat).numel()
+        moved = hit * expert_bytes + tokens * layer.hidden * 2 * (1 + layer.k)
+        flops = 2 * tokens * layer.k * 3 * layer.hidden * layer.inner
+        shape = f"T={tokens}" + (" skewed" if skew else "")
+        repeats = 5 if tokens > 2000 else 15
+        ms = time_graph_ms([lambda: layer.run(x, ids, out)], repeats)
+        rows.append(("experts", shape, "fulgur", ms, moved, flops))
+        order = flat.argsort(stable=True)
+        counts = torch.bincount(flat, minlength=layer.experts)
+        offsets = counts.cumsum(0).to(torch.int32)
+        source = order // layer.k
+
+        def grouped():
+            inner = torch._grouped_mm(x[source], stacked.transpose(1, 2), offs=offsets)
+            h = F.silu(inner[:, :layer.inner]) * inner[:, layer.inner:]
+            return torch._grouped_mm(h, down.transpose(1, 2), offs=offsets)
+
+        ms = peer("torch._grouped_mm", lambda: time_ms(grouped, repeats))
+        if ms:
+            rows.append(("experts", shape, "torch._grouped_mm", ms, moved, flops))
+        if skew == 0:
+            sizes = counts.tolist()
+
+            def loop():
+                at = 0
+                xs = x[source]
+                for e, n in enumerate(sizes):
+                    if n:
+                        inner = xs[at:at + n] @ stacked[e].T
+                        (F.silu(inner[:, :layer.inner]) * inner[:, layer.inner:]) @ down[e].T
+                        at += n
+
+            ms = peer("cuBLAS loop", lambda: time_ms(loop, repeats))
+            if ms:
+                rows.append(("experts", shape, "cuBLAS loop", ms, moved, flops))
+
+
+def lightning_prefill_cases(lib, rows):
+    heads = 64
+    rates = checks.lightning_rates(heads)
+    powers = checks.lightning_powers(rates)
+    chunk = peer("flash-linear-attention", lambda: __import__(
+        "fla.ops.simple_gla", fromlist=["chunk_simple_gla"]).chunk_simple_gla)
+    for count, length in ((1, 2048), (1, 8192), (1, 32768), (8, 4096)):
+        tokens = count * length
+        qkv = checks.silu_qkv(tokens, heads)
+        slots = lib.slots(count, heads)
+        out = torch.empty(tokens, heads, 128, **BF16)
+        # Position 64: the state is read as well as written, like the peer's.
+        segments = lib.segments([(n * length, length, 64, slots[n]) for n in range(count)])
+        moved = tokens * heads * 128 * 8 + count * heads * 2 * 65536
+        flops = tokens * heads * 2 * (64 * 128 + 2 * 128 * 128)
+        ms = time_graph_ms([lambda: lib.lightning(False, qkv, segments, heads, powers, out)], 15)
+        shape = f"{count}x{length}"
+        rows.append(("lightning prefill", shape, "fulgur", ms, moved, flops))
+        if chunk is None:
+            continue
+        q, k, v = (qkv.view(count, length, heads, 3, 128)[:, :, :, n].contiguous() for n in range(3))
+        state = torch.zeros(count, heads, 128, 128, **F32)
+        gamma = (-rates).float().cuda()
+        run = lambda: chunk(q, k, v, g_gamma=gamma, scale=1.0, initial_state=state,
+                            output_final_state=True)
+        with torch.no_grad():
+            ms = peer("chunk_simple_gla", lambda: time_ms(run, 15))
+        if ms:
+            rows.append(("lightning prefill", shape, "fla chunk_simple_gla", ms, moved, flops))
+
+
+def lightning_decode_cases(lib, rows):
+    heads = 64
+    rates = checks.lightning_rates(heads)
+    powers = checks.lightning_powers(rates)
+    recurrent = peer("flash-linear-attention", lambda: __import__(
+        "fla.ops.simple_gla", fromlist=["x"]).fused_recurrent_simple_gla)
+    for count in (1, 16, 64, 256):
+        sets = max(1, 128 // count)  # other states each call: more than the cache holds
+        sets = min(sets, 16)
+        qkv = checks.silu_qkv(count, heads)
+        out = torch.empty(count, heads, 128, **BF16)
+        all_slots = [lib.slots(count, heads) for _ in range(sets)]
+        # Every place of a block is equally likely, one fold in 64 tokens included.
+        place = lambda n: 64 + (n * 64 // count if count >= 64 else (n * 37 + 31) % 63)
+        segments = [lib.segments([(n, 1, place(n), s[n]) for n in range(count)]) for s in all_slots]
+        moved = sum(heads * (65536 + (place(n) % 64) * 512 + 4 * 256) for n in range(count))
+        calls = [lambda g=g: lib.lightning(True, qkv, g, heads, powers, out) for g in segments]
+        ms = time_graph_ms(calls)
+        rows.append(("lightning decode", f"B={count}", "fulgur", ms, moved, 0))
+        single = time_ms(calls[0])
+        rows.append(("lightning decode", f"B={count}", "fulgur, one eager call", single, moved, 0))
+        if recurrent is None:
+            continue
+        q, k, v = (qkv[:, None, :, n].contiguous() for n in range(3))
+        states = [torch.zeros(count, heads, 128, 128, **F32) for _ in range(sets)]
+        gamma = (-rates).float().cuda()
+        both = count * heads * (2 * 65536 + 4 * 256)
+        runs = [lambda s=s: recurrent(q, k, v, g_gamma=gamma, scale=1.0, initial_state=s,
+                                      output_final_state=True) for s in states]
+        with torch.no_grad():
+            ms = peer("fused_recurrent_simple_gla", lambda: time_graph_ms(runs))
+            if ms:
+                rows.append(("lightning decode", f"B={count}", "fla fused_recurrent", ms, both, 0))
+            ms = peer("fused_recurrent_simple_gla", lambda: time_ms(runs[0]))
+            if ms:
+                rows.append(("lightning decode", f"B={count}", "fla, one eager call", ms, both, 0))
+        del all_slots, states
+
+
+def softmax_cases(lib, rows):
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    for count, length in ((1, 8192), (1, 32768), (1, 131072), (16, 8192), (64, 8192)):
+        sets = 4 if count * length <= 32768 else 1
+        calls, plain = [], []
+        for _ in range(sets):
+            table, stride, pages, q = checks.softmax_setup(lib, [length] * count)
+            lengths = torch.full((count,), length, dtype=torch.int32, device="cuda")
+            floats = lib.lib.fg_softmax_scratch(count, 64, length) // 4
+            partial = torch.empty(floats, **F32)
+            out = torch.empty(count, 64, 128, **BF16)
+            calls.append(lambda a=(q, pages, table, stride, lengths, length, count, 64, 8, partial, out):
+                         lib.call("fg_softmax_decode", *a))
+        moved = count * length * 4096 + count * 64 * 512
+        flops = count * length * 64 * 128 * 4
+        shape = f"{count}x{length}"
+        rows.append(("softmax decode", shape, "fulgur", time_graph_ms(calls), moved, flops))
+        del calls, pages
+        for _ in range(sets):
+            plain.append((torch.randn(count, 64, 1, 128, **BF16), torch.randn(count, 8, length, 128, **BF16),
+                          torch.randn(count, 8, length, 128, **BF16)))
+        for name, backend in (("torch SDPA cuDNN", SDPBackend.CUDNN_ATTENTION),
+                              ("torch SDPA flash", SDPBackend.FLASH_ATTENTION)):
+            def run(q, k, v, backend=backend):
+                with sdpa_kernel(backend):
+                    return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+            runs = [lambda a=a, run=run: run(*a) for a in plain]
+            ms = peer(name, lambda: time_graph_ms(runs))
+            if ms:
+                rows.append(("softmax decode", shape, name, ms, moved, flops))
+        del plain
+
+
+def dense_cases(lib, rows):
+    cols, features = 6144, 24576  # the lightning layer's q, k, v projection
+    weight = torch.randn(features, cols, **BF16).mul_(cols ** -0.5)
+    packed = lib.pack(weight)
+    for tokens in (1, 16, 64, 128, 256, 2048, 8192):
+        x = torch.randn(tokens, cols, **F32)
+        half = x.bfloat16()
+        out = torch.empty(tokens, features, **BF16)
+        tiled, capacity = lib.tile(x)
+        moved = features * cols * 2 + tokens * (cols + features) * 2
+        flops = 2 * tokens * cols * features
+        run = lambda: lib.dense(tiled, capacity, tokens, packed, cols, features,
+                                library.STORE_SILU_BF16, out)
+        rows.append(("qkv product + SiLU", f"T={tokens}", "fulgur", time_graph_ms([run]), moved, flops))
+        ms = time_graph_ms([lambda: torch.matmul(half, weight.T, out=out)])
+        rows.append(("qkv product + SiLU", f"T={tokens}", "cuBLAS (no SiLU)", ms, moved, flops))
+
+
+def row_cases(lib, rows):
+    for tokens in (128, 8192):
+        dim = 6144
+        x, y = torch.randn(tokens, dim, **F32), torch.randn(tokens, dim, **F32)
+        weight = torch.randn(dim, **F32)
+        out = torch.empty(tokens, dim, **F32)
+        capacity = tokens + 256
+        tiled = torch.empty(capacity * dim, **BF16)
+        run = lambda: lib.call("fg_residual_norm", x, y, 3.5, 1.0, weight, 1e-5, tokens, dim, out,
+                               tiled, capacity)
+        rows.append(("residual + norm", f"T={tokens}", "fulgur", time_graph_ms([run]),
+                     tokens * dim * 14, 0))
+        outputs, w = torch.randn(tokens * 2, dim, **BF16), torch.rand(tokens, 2, **F32)
+        run = lambda: lib.call("fg_combine", y, tokens, dim, 2, w, outputs, 3.5, 1.0, out)
+        rows.append(("combine", f"T={tokens}", "fulgur", time_graph_ms([run]), tokens * dim * 12, 0))
+        o, gate = torch.randn(tokens, 8192, **BF16), torch.randn(tokens, 8192, **BF16)
+        tiled = torch.empty(capacity * 8192, **BF16)
+        wide = torch.randn(8192, **F32)
+        run = lambda: lib.call("fg_norm_gate", o, gate, wide, 1e-5, tokens, 8192, tiled, capacity)
+        rows.append(("norm + gate", f"T={tokens}", "fulgur", time_graph_ms([run]), tokens * 8192 * 6, 0))
+        router = torch.randn(32, dim, **F32)
+        chosen = torch.zeros(tokens, 2, dtype=torch.uint16, device="cuda")
+        run = lambda: lib.call("fg_route", x, tokens, dim, router, 32, 2, chosen, w)
+        rows.append(("route", f"T={tokens}", "fulgur", time_graph_ms([run]), tokens * dim * 4,
+                     tokens * dim * 64))

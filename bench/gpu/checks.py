@@ -1,0 +1,329 @@
+"""Correctness on the GPU: every kernel against float64 on fresh random inputs with poisoned outputs,
+and bit equality of exact mode across batch sizes, companies and cuts of a sequence.
+
+The seed is printed; a check is one number, |out - ref| / |ref|, and a limit that bf16 explains.
+"""
+import torch
+
+import library
+
+NAN = float("nan")
+BF16 = dict(dtype=torch.bfloat16, device="cuda")
+F32 = dict(dtype=torch.float32, device="cuda")
+
+
+class Report:
+    def __init__(self):
+        self.rows = []
+
+    def error(self, name, out, reference, limit):
+        out, reference = out.double(), reference.double()
+        value = ((out - reference).norm() / reference.norm()).item()
+        self.add(name, value <= limit, f"rel. error {value:.2e} (limit {limit:.0e})")
+
+    def same(self, name, a, b):
+        a, b = a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8)
+        differing = (a != b).sum().item()
+        self.add(name, differing == 0, "bit-equal" if differing == 0 else f"{differing} bytes differ")
+
+    def add(self, name, passed, text):
+        self.rows.append((name, passed, text))
+        print(f"{'ok  ' if passed else 'FAIL'} {name}: {text}", flush=True)
+
+
+def lightning_rates(heads, layer=10, layers=80):
+    slopes = torch.tensor([2.0 ** (-8.0 * (h + 1) / heads) for h in range(heads)], dtype=torch.float64)
+    return slopes * (1 - layer / (layers - 1) + 1e-5)
+
+
+def lightning_powers(rates):
+    return torch.exp(-rates[:, None] * torch.arange(65)).float().cuda().contiguous()
+
+
+def lightning_reference(qkv, rates, state):
+    """float64 block form. qkv [T, H, 3, 128]; state [H, 128, 128] -> out [T, H, 128], state."""
+    x = qkv.double()
+    q, k, v = (x[:, :, n].transpose(0, 1) for n in range(3))
+    rates = rates.cuda()
+    out, state, total = torch.empty_like(q), state.double(), q.shape[1]
+    for start in range(0, total, 64):
+        n = min(64, total - start)
+        i = torch.arange(n, device="cuda", dtype=torch.float64)
+        b = slice(start, start + n)
+        decay = torch.exp(-rates[:, None, None] * (i[:, None] - i[None]).clamp(min=0))
+        decay = torch.where(i[:, None] >= i[None], decay, 0.0)
+        inter = torch.exp(-rates[:, None] * (i + 1))[..., None] * (q[:, b] @ state)
+        out[:, b] = inter + ((q[:, b] @ k[:, b].transpose(1, 2)) * decay) @ v[:, b]
+        left = torch.exp(-rates[:, None] * (n - 1 - i))[..., None]
+        state = torch.exp(-rates * n)[:, None, None] * state + (k[:, b] * left).transpose(1, 2) @ v[:, b]
+    return out.transpose(0, 1), state
+
+
+def silu_qkv(tokens, heads):
+    return torch.nn.functional.silu(torch.randn(tokens, heads, 3, 128, **F32)).bfloat16()
+
+
+def run_lightning(lib, qkv, heads, powers, cuts, slot, start=0):
+    """Cuts a sequence into calls; a cut of one token is decoded. Returns out."""
+    out = torch.full((qkv.shape[0], heads, 128), NAN, **BF16)
+    at = 0
+    for rows in cuts:
+        segment = lib.segments([(at, rows, start + at, slot)])
+        lib.lightning(rows == 1, qkv, segment, heads, powers, out)
+        at += rows
+    assert at == qkv.shape[0]
+    return out
+
+
+def check_lightning(lib, report):
+    heads, tokens = 64, 333
+    rates = lightning_rates(heads)
+    powers = lightning_powers(rates)
+    qkv = silu_qkv(tokens, heads)
+    zero = torch.zeros(heads, 128, 128, **F32)
+    reference, _ = lightning_reference(qkv, rates, zero)
+    _, state = lightning_reference(qkv[:320], rates, zero)
+    slots = lib.slots(4, heads)
+    slots.fill_(0xff)  # NaN everywhere: position 0 must ignore it
+    whole = run_lightning(lib, qkv, heads, powers, [tokens], slots[0])
+    report.error("lightning prefill, 64 heads, 333 tokens", whole, reference, 6e-3)
+    report.error("lightning state after 320 tokens", lib.states(slots[:1], heads)[0], state, 4e-3)
+    cut = run_lightning(lib, qkv, heads, powers, [1, 62, 1, 1, 30, 97, 64, 1, 1, 75], slots[1])
+    report.same("lightning: cut into chunks and decodes = whole", whole, cut)
+    single = run_lightning(lib, qkv, heads, powers, [1] * tokens, slots[2])
+    report.same("lightning: decoded token by token = whole", whole, single)
+    states = lib.states(slots[:3], heads)
+    report.same("lightning state: cut = whole", states[0], states[1])
+    report.same("lightning state: decode = whole", states[0], states[2])
+
+    # Company: sequences of other lengths and positions in the same call.
+    lengths = [1, 63, 64, 65, 200, 7, 128]
+    many = silu_qkv(sum(lengths), heads)
+    shared, alone = lib.slots(len(lengths), heads), lib.slots(len(lengths), heads)
+    out = torch.full((many.shape[0], heads, 128), NAN, **BF16)
+    entries, row = [], 0
+    for n, length in enumerate(lengths):
+        entries.append((row, length, 0, shared[n]))
+        row += length
+    lib.lightning(False, many, lib.segments(entries), heads, powers, out)
+    parts = [run_lightning(lib, many[r:r + n].contiguous(), heads, powers, [n], alone[i])
+             for i, (r, n, _, _) in enumerate(entries)]
+    report.same("lightning prefill: company of 7 = alone", out, torch.cat(parts))
+    token = silu_qkv(len(lengths), heads)
+    batch = [(n, 1, lengths[n], shared[n]) for n in range(len(lengths))]
+    together = torch.full((len(lengths), heads, 128), NAN, **BF16)
+    lib.lightning(True, token, lib.segments(batch), heads, powers, together)
+    parts = [run_lightning(lib, token[n:n + 1].contiguous(), heads, powers, [1], alone[n], lengths[n])
+             for n in range(len(lengths))]
+    report.same("lightning decode: company of 7 = alone (other grid)", together, torch.cat(parts))
+
+
+def expert_weights(experts, hidden, inner):
+    scale = lambda n: n ** -0.5
+    gate = torch.randn(experts, inner, hidden, **BF16).mul_(scale(hidden))
+    up = torch.randn(experts, inner, hidden, **BF16).mul_(scale(hidden))
+    down = torch.randn(experts, hidden, inner, **BF16).mul_(scale(inner))
+    return gate, up, down
+
+
+def route_ids(tokens, experts, k, skew=0.0):
+    """Distinct random experts a token; skew > 0 prefers low numbers (Zipf)."""
+    weight = 1.0 / torch.arange(1, experts + 1, dtype=torch.float32) ** skew
+    ids = torch.multinomial(weight.expand(tokens, experts), k)
+    return ids.cuda().to(torch.uint16)
+
+
+def check_experts(lib, layer, weights, report):
+    gate, up, down = weights
+    k = layer.k
+    first = None
+    for tokens in (1, 5, 40, 300, 1024, 9000):
+        x = torch.randn(tokens, layer.hidden, **BF16)
+        ids = route_ids(tokens, layer.experts, k, skew=0.7)
+        if first is None:
+            first = (x[0].clone(), ids[0].clone())
+        x[tokens // 2], ids[tokens // 2] = first
+        out = torch.full((tokens * k, layer.hidden), NAN, **BF16)
+        layer.poison()
+        layer.run(x, ids, out)
+        name = f"experts, {tokens} tokens"
+        report.add(f"{name}: every row written", not out.isnan().any().item(), "no NaN left")
+        flat = ids.int().view(-1)
+        rows, references = [], []
+        for e in torch.unique(flat)[[0, -1]].tolist():
+            mine = (flat == e).nonzero().view(-1)[:400]
+            a = x[mine // k].float()
+            inner = (torch.nn.functional.silu(a @ gate[e].float().T) * (a @ up[e].float().T)).bfloat16()
+            rows.append(out[mine])
+            references.append(inner.float() @ down[e].float().T)
+        report.error(name, torch.cat(rows), torch.cat(references), 6e-3)
+        row = out[tokens // 2 * k:(tokens // 2 + 1) * k]
+        if tokens == 1:
+            alone = row.clone()
+        else:
+            report.same(f"{name}: the token alone = in company", row, alone)
+
+
+def check_dense(lib, report):
+    cols, features = 6144, 2304
+    weight = torch.randn(features, cols, **BF16).mul_(cols ** -0.5)
+    packed = lib.pack(weight)
+    first = torch.randn(cols, **BF16)
+    kept = None
+    for rows in (1, 3, 16, 64, 100, 128, 200, 256, 1000, 5000):
+        x = torch.randn(rows, cols, **BF16)
+        x[rows // 3] = first
+        tiled, capacity = lib.tile(x)
+        out = torch.full((rows, features), NAN, **F32)
+        lib.dense(tiled, capacity, rows, packed, cols, features, library.STORE_F32, out)
+        report.error(f"product f32, {rows} rows", out, x.double() @ weight.double().T, 1e-5)
+        half = torch.full((rows, features), NAN, **BF16)
+        lib.dense(tiled, capacity, rows, packed, cols, features, library.STORE_BF16, half)
+        report.same(f"product bf16, {rows} rows = rounded f32", half, out.bfloat16())
+        kept = out[rows // 3].clone() if kept is None else kept
+        report.same(f"product: a row in {rows} = alone", out[rows // 3], kept)
+
+
+def softmax_setup(lib, lengths, heads=64, kv_heads=8):
+    """Random paged KV with garbage beyond each length; returns call arguments and dense K, V."""
+    count = len(lengths)
+    pages_each = [(n + 63) // 64 for n in lengths]
+    total = sum(pages_each)
+    order = torch.randperm(total, dtype=torch.int32)
+    stride = max(pages_each)
+    table = torch.zeros(count, stride, dtype=torch.int32)
+    at = 0
+    for s, n in enumerate(pages_each):
+        table[s, :n] = order[at:at + n]
+        at += n
+    pages = torch.randn(total, kv_heads, 2, 64, 128, **BF16)  # already in swizzled order
+    q = torch.randn(count, heads, 128, **BF16)
+    return table.cuda(), stride, pages, q
+
+
+def unswizzle(pages):
+    """[..., 64 tokens, 128] swizzled rows -> plain."""
+    j = torch.arange(64, device="cuda")[:, None]
+    c = torch.arange(16, device="cuda")[None]
+    chunks = pages.view(*pages.shape[:-1], 16, 8)
+    return chunks[..., j, c ^ (j & 7), :].reshape(pages.shape)
+
+
+def run_softmax(lib, q, pages, table, stride, lengths, lengths_max, heads=64, kv_heads=8):
+    count = q.shape[0]
+    bytes_ = lib.lib.fg_softmax_scratch(count, heads, lengths_max)
+    partial = torch.full((bytes_ // 4,), NAN, **F32)
+    out = torch.full((count, heads, 128), NAN, **BF16)
+    lib.call("fg_softmax_decode", q, pages, table, stride, lengths, lengths_max, count, heads,
+             kv_heads, partial, out)
+    return out
+
+
+def check_softmax(lib, report):
+    lengths = [1, 64, 65, 511, 512, 513, 1000, 3000, 5, 7777]
+    table, stride, pages, q = softmax_setup(lib, lengths)
+    for s, length in enumerate(lengths):  # garbage beyond the end must not matter
+        page = table[s, (length - 1) // 64].item()
+        if length % 64:
+            pages[page, :, :, length % 64:] = NAN
+    device_lengths = torch.tensor(lengths, dtype=torch.int32, device="cuda")
+    out = run_softmax(lib, q, pages, table, stride, device_lengths, max(lengths))
+    plain = unswizzle(pages)
+    references = []
+    for s, length in enumerate(lengths):
+        n = (length + 63) // 64
+        kv = plain[table[s, :n].long()].permute(1, 2, 0, 3, 4).reshape(8, 2, n * 64, 128)
+        k, v = kv[:, 0, :length].double(), kv[:, 1, :length].double()
+        scores = q[s].double().view(8, 8, 128) @ k.transpose(1, 2) / 128 ** 0.5
+        references.append((scores.softmax(-1) @ v).reshape(64, 128))
+    report.error("softmax decode, 10 ragged sequences", out, torch.stack(references), 6e-3)
+    alone = [run_softmax(lib, q[s:s + 1], pages, table[s:s + 1].contiguous(), stride,
+                         device_lengths[s:s + 1], n) for s, n in enumerate(lengths)]
+    report.same("softmax decode: company of 10 = alone", out, torch.cat(alone))
+
+
+def check_rotary(lib, report):
+    rows, heads, kv_heads = 5, 64, 8
+    position = torch.tensor([0, 1, 63, 4100, 131071], dtype=torch.int32)
+    sequence = torch.arange(rows, dtype=torch.int32)
+    stride = 2048
+    table = torch.zeros(rows, stride, dtype=torch.int32)
+    for r in range(rows):
+        table[r, position[r] // 64] = r
+    frequencies = 1.0 / (1e7 ** (torch.arange(0, 64, 2, dtype=torch.float32) / 64))
+    qkv = torch.randn(rows, heads + 2 * kv_heads, 128, **BF16)
+    pages = torch.full((rows, kv_heads, 2, 64, 128), NAN, **BF16)
+    q_out = torch.full((rows, heads, 128), NAN, **BF16)
+    lib.call("fg_rotary_cache", qkv, rows, heads, kv_heads, 64, frequencies.cuda(), sequence.cuda(),
+             position.cuda(), table.cuda(), stride, pages, q_out)
+    angle = (position[:, None].float() * frequencies[None]).double().cuda()[:, None]
+    x = qkv.double()
+    a, b = x[:, :72, :32], x[:, :72, 32:64]
+    rotated = x[:, :72].clone()
+    rotated[:, :, :32] = a * angle.cos() - b * angle.sin()
+    rotated[:, :, 32:64] = b * angle.cos() + a * angle.sin()
+    report.error("rotary: queries", q_out, rotated[:, :64], 3e-3)
+    r = torch.arange(rows)
+    plain = unswizzle(pages)[r, :, :, position.long() % 64]
+    report.error("rotary: cached keys", plain[:, :, 0], rotated[:, 64:], 3e-3)
+    report.same("rotary: cached values", plain[:, :, 1], qkv[:, 72:])
+
+
+def untile(lib, tiled, capacity, rows, dim):
+    """The tiled left operand as plain rows, through a product with the identity."""
+    identity = lib.pack(torch.eye(dim, **BF16))
+    out = torch.full((rows, dim), NAN, **BF16)
+    lib.dense(tiled, capacity, rows, identity, dim, dim, library.STORE_BF16, out)
+    return out
+
+
+def check_rows(lib, report):
+    rows, dim = 77, 6144
+    x, y = torch.randn(rows, dim, **F32), torch.randn(rows, dim, **F32)
+    weight = torch.randn(dim, **F32)
+    out = torch.full((rows, dim), NAN, **F32)
+    capacity = 80 + 256
+    tiled = torch.zeros(capacity * dim, **BF16)
+    lib.call("fg_residual_norm", x, y, 3.5, 0.7, weight, 1e-5, rows, dim, out, tiled, capacity)
+    h = 3.5 * x.double() + 0.7 * y.double()
+    norm = lambda h, w: w.double() * h / (h.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt()
+    report.error("residual + norm", out, norm(h, weight), 1e-6)
+    report.same("residual + norm: tiled copy", untile(lib, tiled, capacity, rows, dim), out.bfloat16())
+    single = torch.full((1, dim), NAN, **F32)
+    lib.call("fg_residual_norm", x[5:6], y[5:6], 3.5, 0.7, weight, 1e-5, 1, dim, single, None, 8)
+    report.same("residual + norm: alone = in company", single[0], out[5])
+
+    wide = 8192
+    o, gate = torch.randn(rows, wide, **BF16), torch.randn(rows, wide, **BF16)
+    weight = torch.randn(wide, **F32)
+    tiled = torch.zeros(capacity * wide, **BF16)
+    lib.call("fg_norm_gate", o, gate, weight, 1e-5, rows, wide, tiled, capacity)
+    reference = norm(o.double(), weight) * gate.double().sigmoid()
+    report.error("norm + gate", untile(lib, tiled, capacity, rows, wide), reference, 3e-3)
+
+    router = torch.randn(32, dim, **F32).mul_(dim ** -0.5)
+    probability = (x.double() @ router.double().T).softmax(-1)
+    top, ids = probability.topk(2)
+    got = []
+    for n in (rows, 1, 600):
+        rows_in = x if n == rows else x[:1] if n == 1 else x.repeat(8, 1)[:600].contiguous()
+        chosen = torch.zeros(n, 2, dtype=torch.uint16, device="cuda")
+        weights = torch.full((n, 2), NAN, **F32)
+        lib.call("fg_route", rows_in, n, dim, router, 32, 2, chosen, weights)
+        got.append((chosen, weights))
+    report.add("route: the two largest", bool((got[0][0].int() == ids).all()), "equal to float64")
+    report.error("route: weights", got[0][1], top / top.sum(-1, keepdim=True), 1e-5)
+    report.same("route: 1 row = 77 rows", got[1][1], got[0][1][:1])
+    report.same("route: 600 rows = 77 rows", got[2][1][:77], got[0][1])
+
+    outputs, weights = torch.randn(rows * 2, dim, **BF16), torch.rand(rows, 2, **F32)
+    out = torch.full((rows, dim), NAN, **F32)
+    lib.call("fg_combine", y, rows, dim, 2, weights, outputs, 3.5, 0.7, out)
+    total = (outputs.double().view(rows, 2, dim) * weights.double()[..., None]).sum(1)
+    report.error("combine", out, 3.5 * y.double() + 0.7 * total, 1e-6)
+
+    table = torch.randn(1000, dim, **BF16)
+    ids = torch.randint(0, 1000, (rows,), dtype=torch.int32, device="cuda")
+    out = torch.full((rows, dim), NAN, **F32)
+    lib.call("fg_embed", table, ids, rows, dim, out)
+    report.same("embed", out, table[ids.long()].float())

@@ -1,0 +1,47 @@
+"""Timing by CUDA events, and the two ceilings of the card measured in the same run."""
+import statistics
+
+import torch
+
+
+def time_ms(function, repeats=20, warmup=3):
+    """Median time of one eager call in ms."""
+    for _ in range(warmup):
+        function()
+    torch.cuda.synchronize()
+    times = []
+    for _ in range(repeats):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        function()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return statistics.median(times)
+
+
+def time_graph_ms(functions, repeats=20):
+    """Median time of one call in ms, launch gaps of the host removed: the functions (same work on
+    different inputs, so that the cache does not serve them) are captured in one graph."""
+    for function in functions:
+        function()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for function in functions:
+            function()
+    return time_ms(graph.replay, repeats) / len(functions)
+
+
+def copy_bandwidth():
+    """Bytes read and written a second by a large device copy."""
+    a = torch.empty(2 << 30, dtype=torch.uint8, device="cuda").random_(0, 255)
+    b = torch.empty_like(a)
+    return 2 * a.numel() / (time_ms(lambda: b.copy_(a)) * 1e-3)
+
+
+def product_rate():
+    """FLOP/s of an 8192^3 bf16 product by the vendor's library."""
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    b = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    return 2 * 8192**3 / (time_ms(lambda: a @ b) * 1e-3)

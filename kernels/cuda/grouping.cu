@@ -1,0 +1,181 @@
+// What surrounds a grouped product: packing of weights, grouping of routes by expert on the device,
+// gathering of rows into the tiled layout, and the slot-order combine. All of it moves bytes; none of
+// it is visible beside the weights, except that it must not synchronise with the host.
+#include <cuda_runtime.h>
+
+#include "kernels/cuda/launch.hpp"
+#include "kernels/cuda/layout.hpp"
+#include "kernels/cuda/ptx.cuh"
+
+namespace fulgur::kernels::cuda {
+namespace {
+
+constexpr int kPlanThreads = 1024;
+
+/// One thread a 16-byte chunk of 8 columns.
+__global__ void pack_kernel(const uint4* weight, int rows, int cols, int first_row, int interleave,
+                            std::byte* packed) {
+  const int chunks = cols / 8;
+  const std::size_t index = blockIdx.x * std::size_t{blockDim.x} + threadIdx.x;
+  if (index >= static_cast<std::size_t>(rows) * chunks) return;
+  const std::size_t row = index / chunks;
+  const std::size_t col = index % chunks * 8;
+  const std::size_t to =
+      first_row + (interleave == 0 ? row : gate_row(row) + (interleave == 2 ? 8 : 0));
+  *reinterpret_cast<uint4*>(packed + packed_byte(to, col, cols)) = weight[index];
+}
+
+/// One block. A warp owns the experts warp, warp + 32, ...: it counts their routes, and after the
+/// offsets are known walks the routes once more to place them in order.
+__global__ void plan_kernel(const std::uint16_t* experts, int routes, int k, RouteGroups g) {
+  __shared__ int counts[kMaxGroups];
+  __shared__ int offsets[kMaxGroups];
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  for (int e = warp; e < g.groups; e += kPlanThreads / 32) {
+    int count = 0;
+    for (int r = lane; r < routes; r += 32) count += experts[r] == e ? 1 : 0;
+    count = static_cast<int>(__reduce_add_sync(0xffffffffU, static_cast<unsigned>(count)));
+    if (lane == 0) counts[e] = count;
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    int next = 0;
+    for (int e = 0; e < g.groups; ++e) {
+      offsets[e] = next;
+      next += (counts[e] + kAtomRows - 1) / kAtomRows * kAtomRows;
+    }
+  }
+  __syncthreads();
+  for (int e = static_cast<int>(threadIdx.x); e < g.groups; e += kPlanThreads) {
+    g.counts[e] = counts[e];
+    g.offsets[e] = offsets[e];
+    const int end = offsets[e] + (counts[e] + kAtomRows - 1) / kAtomRows * kAtomRows;
+    for (int row = offsets[e] + counts[e]; row < end; ++row) g.source[row] = -1;
+  }
+  const int last = g.groups - 1;
+  const int used = offsets[last] + (counts[last] + kAtomRows - 1) / kAtomRows * kAtomRows;
+  for (int row = used + static_cast<int>(threadIdx.x); row < g.capacity; row += kPlanThreads) {
+    g.source[row] = -1;
+  }
+  for (int e = warp; e < g.groups; e += kPlanThreads / 32) {
+    int row = offsets[e];
+    for (int base = 0; base < routes; base += 32) {
+      const int r = base + lane;
+      const bool mine = r < routes && experts[r] == e;
+      const unsigned all = __ballot_sync(0xffffffffU, mine);
+      if (mine) {
+        const int to = row + __popc(all & ((1U << lane) - 1));
+        g.source[to] = r / k;
+        g.target[to] = r;
+      }
+      row += __popc(all);
+    }
+  }
+}
+
+/// 8 columns of a row as bf16.
+__device__ uint4 load8(const float* x) {
+  const float4 a = reinterpret_cast<const float4*>(x)[0];
+  const float4 b = reinterpret_cast<const float4*>(x)[1];
+  return {pack_bf16(a.x, a.y), pack_bf16(a.z, a.w), pack_bf16(b.x, b.y), pack_bf16(b.z, b.w)};
+}
+__device__ uint4 load8(const __nv_bfloat16* x) { return *reinterpret_cast<const uint4*>(x); }
+
+/// Block: 8 rows; a thread copies chunks of 8 columns. source null: the same row.
+template <typename T>
+__global__ void tile_kernel(const T* x, int rows, int dim, const int* source, int capacity,
+                            std::byte* tiled) {
+  const int row = static_cast<int>(blockIdx.x) * kAtomRows + static_cast<int>(threadIdx.x) / 8 % 8;
+  const int from = source != nullptr ? source[row] : row < rows ? row : -1;
+  if (from < 0) return;
+  const int chunk = static_cast<int>(threadIdx.x) % 8;
+  const int step = static_cast<int>(blockDim.x) / 64;
+  for (int kb = static_cast<int>(threadIdx.x) / 64; kb < dim / kAtomCols; kb += step) {
+    const int col = kb * kAtomCols + chunk * 8;
+    *reinterpret_cast<uint4*>(tiled + tiled_byte(row, col, capacity)) =
+        load8(x + static_cast<std::size_t>(from) * dim + col);
+  }
+}
+
+cudaError_t tile(const void* x, bool x_is_f32, int rows, int blocks, int dim, const int* source,
+                 int capacity, void* tiled, cudaStream_t stream) {
+  if (dim % kAtomCols != 0 || capacity % kAtomRows != 0) return cudaErrorInvalidValue;
+  auto* to = static_cast<std::byte*>(tiled);
+  if (x_is_f32) {
+    tile_kernel<<<blocks, 256, 0, stream>>>(static_cast<const float*>(x), rows, dim, source, capacity,
+                                            to);
+  } else {
+    tile_kernel<<<blocks, 256, 0, stream>>>(static_cast<const __nv_bfloat16*>(x), rows, dim, source,
+                                            capacity, to);
+  }
+  return cudaGetLastError();
+}
+
+/// One thread 8 columns of one token.
+__global__ void combine_kernel(const float* y, int tokens, int dim, int k, const float* weights,
+                               const __nv_bfloat16* outputs, float alpha, float beta, float* out) {
+  const std::size_t index = blockIdx.x * std::size_t{blockDim.x} + threadIdx.x;
+  const int chunks = dim / 8;
+  if (index >= static_cast<std::size_t>(tokens) * chunks) return;
+  const std::size_t t = index / chunks;
+  const std::size_t col = index % chunks * 8;
+  float sum[8] = {};
+  for (int s = 0; s < k; ++s) {
+    const float weight = weights[t * k + s];
+    const uint4 v = *reinterpret_cast<const uint4*>(outputs + (t * k + s) * dim + col);
+    const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      sum[2 * i] = fmaf(weight, low_bf16(words[i]), sum[2 * i]);
+      sum[2 * i + 1] = fmaf(weight, high_bf16(words[i]), sum[2 * i + 1]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const std::size_t at = t * dim + col + i;
+    out[at] = fmaf(alpha, y[at], beta * sum[i]);
+  }
+}
+
+}  // namespace
+
+cudaError_t pack_weight(const void* weight, int rows, int cols, int first_row, int interleave,
+                        void* packed, cudaStream_t stream) {
+  if (cols % kAtomCols != 0 || (interleave != 0 && rows % 8 != 0)) return cudaErrorInvalidValue;
+  const std::size_t chunks = static_cast<std::size_t>(rows) * (cols / 8);
+  const auto blocks = static_cast<unsigned>((chunks + 255) / 256);
+  pack_kernel<<<blocks, 256, 0, stream>>>(static_cast<const uint4*>(weight), rows, cols, first_row,
+                                          interleave, static_cast<std::byte*>(packed));
+  return cudaGetLastError();
+}
+
+cudaError_t plan_groups(const std::uint16_t* experts, int tokens, int k, const RouteGroups& groups,
+                        cudaStream_t stream) {
+  if (groups.groups < 1 || groups.groups > kMaxGroups) return cudaErrorInvalidValue;
+  plan_kernel<<<1, kPlanThreads, 0, stream>>>(experts, tokens * k, k, groups);
+  return cudaGetLastError();
+}
+
+cudaError_t gather_tiled(const void* x, bool x_is_f32, int dim, const RouteGroups& groups,
+                         void* tiled, cudaStream_t stream) {
+  return tile(x, x_is_f32, 0, groups.capacity / kAtomRows, dim, groups.source, groups.capacity, tiled,
+              stream);
+}
+
+cudaError_t tile_rows(const void* x, bool x_is_f32, int rows, int dim, int capacity, void* tiled,
+                      cudaStream_t stream) {
+  return tile(x, x_is_f32, rows, (rows + kAtomRows - 1) / kAtomRows, dim, nullptr, capacity, tiled,
+              stream);
+}
+
+cudaError_t combine(const float* y, int tokens, int dim, int k, const float* weights,
+                    const void* outputs, float alpha, float beta, float* out, cudaStream_t stream) {
+  if (dim % 8 != 0) return cudaErrorInvalidValue;
+  const std::size_t threads = static_cast<std::size_t>(tokens) * (dim / 8);
+  combine_kernel<<<static_cast<unsigned>((threads + 255) / 256), 256, 0, stream>>>(
+      y, tokens, dim, k, weights, static_cast<const __nv_bfloat16*>(outputs), alpha, beta, out);
+  return cudaGetLastError();
+}
+
+}  // namespace fulgur::kernels::cuda

@@ -1,0 +1,387 @@
+// Paged grouped-query attention for one token a sequence, and the rotation that feeds the cache.
+//
+// What and why. Decode reads every key and value once: 4 KiB a position and layer. So the only aim is
+// to keep the copy engine busy: each warp is on its own, with a ring of three 16 KiB pieces (keys or
+// values of a page and kv head are contiguous) and no barrier with other warps. The 8 query heads of
+// a kv head are the rows of one mma tile.
+//
+// Exact: pages are worked on in position order, each from zero: (max, sum, output) of a page are
+// merged into the split's, splits of kSplit absolute positions are merged in order by merge_kernel.
+// A row's result depends on its own length alone, not on company or on which warp works.
+//
+// Traffic. KV once; partials 4 KiB a split and kv head, 1.6 % of it, mostly L2.
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/cuda/launch.hpp"
+#include "kernels/cuda/layout.hpp"
+#include "kernels/cuda/ptx.cuh"
+
+namespace fulgur::kernels::cuda {
+namespace {
+
+constexpr int kSplit = 512;  ///< equals kSoftmaxSplit
+constexpr int kGroup = 8;    ///< query heads of a kv head
+constexpr int kWarps = 4;
+constexpr int kRing = 3;
+constexpr int kPiece = kBlock * kHeadDim * 2;
+constexpr int kMaxSequences = 1024;
+constexpr int kSharedBytes = kWarps * kRing * kPiece + 1024;
+constexpr int kPartialFloats = kGroup * (kHeadDim + 2);
+
+/// One split of one sequence and kv head.
+struct Item {
+  int sequence;
+  int split;
+  int kv_head;
+  int length;  ///< of the sequence
+  int pages;   ///< of the split
+};
+
+/// Walks this warp's items: starts[s] = items before sequence s.
+class ItemWalk {
+ public:
+  __device__ ItemWalk(const SoftmaxDecode& call, const int* starts, int first, int stride)
+      : call_(call), starts_(starts), next_(first), stride_(stride) {}
+
+  __device__ bool next(Item& item) {
+    const int index = next_;
+    next_ += stride_;
+    if (index >= starts_[call_.count]) return false;
+    while (index >= starts_[sequence_ + 1]) ++sequence_;
+    const int local = index - starts_[sequence_];
+    item.sequence = sequence_;
+    item.split = local / call_.kv_heads;
+    item.kv_head = local % call_.kv_heads;
+    item.length = call_.lengths[sequence_];
+    item.pages = (min(item.length - item.split * kSplit, kSplit) + kBlock - 1) / kBlock;
+    return true;
+  }
+
+ private:
+  const SoftmaxDecode& call_;
+  const int* starts_;
+  int next_;
+  int stride_;
+  int sequence_ = 0;
+};
+
+/// The warp's ring: issues pieces (keys, values, keys, ...) of its items in order, ahead of use.
+class PieceRing {
+ public:
+  __device__ PieceRing(const SoftmaxDecode& call, const ItemWalk& walk, std::uint32_t data,
+                       std::uint32_t barriers)
+      : call_(call), walk_(walk), data_(data), barriers_(barriers) {
+    more_ = walk_.next(item_);
+  }
+
+  /// Starts the next copy, if any is left; its place in the ring must be free. One lane copies.
+  __device__ void issue(int lane) {
+    if (!more_) return;
+    const std::uint32_t place = issued_ % kRing;
+    if (lane == 0) {
+      const int page = call_.page_table[static_cast<std::size_t>(item_.sequence) * call_.table_stride +
+                                        item_.split * (kSplit / kBlock) + piece_ / 2];
+      const auto* from = static_cast<const std::byte*>(call_.pages) +
+                         ((static_cast<std::size_t>(page) * call_.kv_heads + item_.kv_head) * 2 +
+                          piece_ % 2) * kPiece;
+      const std::uint32_t barrier = barriers_ + place * 8;
+      barrier_expect(barrier, kPiece);
+      bulk_copy(data_ + place * kPiece, from, kPiece, barrier, evict_first_policy());
+    }
+    ++issued_;
+    if (++piece_ == 2 * item_.pages) {
+      piece_ = 0;
+      more_ = walk_.next(item_);
+    }
+  }
+
+  /// Waits for the next piece; returns its shared address.
+  __device__ std::uint32_t wait() {
+    const std::uint32_t place = used_ % kRing;
+    barrier_wait(barriers_ + place * 8, used_ / kRing & 1);
+    ++used_;
+    return data_ + place * kPiece;
+  }
+
+ private:
+  const SoftmaxDecode& call_;
+  ItemWalk walk_;
+  std::uint32_t data_;
+  std::uint32_t barriers_;
+  Item item_{};
+  bool more_;
+  int piece_ = 0;
+  std::uint32_t issued_ = 0;
+  std::uint32_t used_ = 0;
+};
+
+/// Running result of a split; a lane holds head lane / 4, dims 8 n + 2 (lane % 4) + {0, 1}.
+struct Running {
+  float max;
+  float sum;
+  float out[kHeadDim / 8][2];
+};
+
+/// Scores of a page in units of log2, -inf beyond `valid` tokens: s[n][..] of tokens 8 n + ...
+__device__ __forceinline__ void score_page(const std::uint32_t (&q)[8][2], std::uint32_t keys,
+                                           int valid, int lane, float (&score)[8][2]) {
+  const float scale = 1.4426950408889634F * 0.08838834764831845F;  // log2(e) / sqrt(128)
+#pragma unroll
+  for (int n = 0; n < 8; ++n) {
+    float dots[4] = {};
+#pragma unroll
+    for (int k = 0; k < 8; k += 2) {
+      std::uint32_t b[4];
+      load_matrices(b, keys + row_chunk_byte(n * 8 + lane % 8, k * 2 + lane / 8));
+      const std::uint32_t a0[4] = {q[k][0], 0, q[k][1], 0};
+      const std::uint32_t a1[4] = {q[k + 1][0], 0, q[k + 1][1], 0};
+      mma(dots, a0, b[0], b[1]);
+      mma(dots, a1, b[2], b[3]);
+    }
+    const int token = n * 8 + lane % 4 * 2;
+    score[n][0] = token < valid ? dots[0] * scale : -INFINITY;
+    score[n][1] = token + 1 < valid ? dots[1] * scale : -INFINITY;
+  }
+}
+
+/// Adds a page: its weights from the scores, times its values, merged into `run`.
+__device__ __forceinline__ void add_page(float (&score)[8][2], std::uint32_t values, int lane,
+                                         Running& run) {
+  float page_max = score[0][0];
+#pragma unroll
+  for (int n = 0; n < 8; ++n) page_max = fmaxf(page_max, fmaxf(score[n][0], score[n][1]));
+  page_max = fmaxf(page_max, __shfl_xor_sync(0xffffffffU, page_max, 1));
+  page_max = fmaxf(page_max, __shfl_xor_sync(0xffffffffU, page_max, 2));
+  float page_sum = 0;
+#pragma unroll
+  for (int n = 0; n < 8; ++n) {
+    score[n][0] = exp2f(score[n][0] - page_max);
+    score[n][1] = exp2f(score[n][1] - page_max);
+    page_sum += score[n][0];
+    page_sum += score[n][1];
+  }
+  page_sum += __shfl_xor_sync(0xffffffffU, page_sum, 1);
+  page_sum += __shfl_xor_sync(0xffffffffU, page_sum, 2);
+  const float max = fmaxf(run.max, page_max);
+  const float old_scale = exp2f(run.max - max);
+  const float new_scale = exp2f(page_max - max);
+  run.max = max;
+  run.sum = fmaf(run.sum, old_scale, page_sum * new_scale);
+  std::uint32_t a[4][4];
+#pragma unroll
+  for (int t = 0; t < 4; ++t) {
+    a[t][0] = pack_bf16(score[2 * t][0], score[2 * t][1]);
+    a[t][2] = pack_bf16(score[2 * t + 1][0], score[2 * t + 1][1]);
+    a[t][1] = a[t][3] = 0;
+  }
+#pragma unroll
+  for (int n = 0; n < 16; n += 2) {
+    float sum[2][4] = {};
+#pragma unroll
+    for (int t = 0; t < 4; ++t) {
+      std::uint32_t b[4];
+      load_matrices_transposed(b, values + row_chunk_byte(t * 16 + lane % 16, n + lane / 16));
+      mma(sum[0], a[t], b[0], b[1]);
+      mma(sum[1], a[t], b[2], b[3]);
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      run.out[n + i][0] = fmaf(run.out[n + i][0], old_scale, sum[i][0] * new_scale);
+      run.out[n + i][1] = fmaf(run.out[n + i][1], old_scale, sum[i][1] * new_scale);
+    }
+  }
+}
+
+/// Rows of values beyond the sequence's end become zero: 0 times whatever a page held before must
+/// stay 0.
+__device__ void clear_tail(std::uint32_t values, int valid, int lane) {
+  for (int c = valid * 16 + lane; c < kBlock * 16; c += 32) {
+    asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(values + c * 16), "r"(0) : "memory");
+  }
+  __syncwarp();
+}
+
+__device__ std::size_t partial_index(const SoftmaxDecode& call, int splits_max, int sequence, int split,
+                                     int kv_head) {
+  return ((static_cast<std::size_t>(sequence) * splits_max + split) * call.kv_heads + kv_head) *
+         kPartialFloats;
+}
+
+__device__ void work_items(const SoftmaxDecode& call, int splits_max, ItemWalk walk, PieceRing& ring,
+                           int lane) {
+  for (int i = 0; i < kRing; ++i) ring.issue(lane);
+  Item item;
+  while (walk.next(item)) {
+    const int head = item.kv_head * kGroup + lane / 4;
+    const auto* query = reinterpret_cast<const std::uint32_t*>(
+        static_cast<const __nv_bfloat16*>(call.q) +
+        (static_cast<std::size_t>(item.sequence) * call.heads + head) * kHeadDim);
+    std::uint32_t q[8][2];
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      q[k][0] = query[k * 8 + lane % 4];
+      q[k][1] = query[k * 8 + 4 + lane % 4];
+    }
+    Running run{-INFINITY, 0, {}};
+    for (int page = 0; page < item.pages; ++page) {
+      const int valid = min(item.length - item.split * kSplit - page * kBlock, kBlock);
+      float score[8][2];
+      score_page(q, ring.wait(), valid, lane, score);
+      __syncwarp();
+      ring.issue(lane);
+      const std::uint32_t values = ring.wait();
+      if (valid < kBlock) clear_tail(values, valid, lane);
+      add_page(score, values, lane, run);
+      if (valid < kBlock) async_proxy_fence();
+      __syncwarp();
+      ring.issue(lane);
+    }
+    float* to = call.partial + partial_index(call, splits_max, item.sequence, item.split, item.kv_head);
+#pragma unroll
+    for (int n = 0; n < 16; ++n) {
+      *reinterpret_cast<float2*>(to + lane / 4 * kHeadDim + n * 8 + lane % 4 * 2) =
+          make_float2(run.out[n][0], run.out[n][1]);
+    }
+    if (lane % 4 == 0) {
+      *reinterpret_cast<float2*>(to + kGroup * kHeadDim + lane / 4 * 2) = make_float2(run.max, run.sum);
+    }
+  }
+}
+
+__global__ __launch_bounds__(32 * kWarps, 1) void decode_kernel(
+    const __grid_constant__ SoftmaxDecode call, int splits_max) {
+  extern __shared__ std::byte dynamic[];
+  __shared__ int starts[kMaxSequences + 1];
+  __shared__ alignas(8) std::uint64_t barriers[kWarps * kRing];
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (threadIdx.x < kWarps * kRing) barrier_init(shared_address(barriers + threadIdx.x), 1);
+  if (threadIdx.x == 0) barrier_init_fence();
+  if (warp == 0) {
+    int before = 0;
+    for (int base = 0; base < call.count; base += 32) {
+      const int s = base + lane;
+      const int items =
+          s < call.count ? (call.lengths[s] + kSplit - 1) / kSplit * call.kv_heads : 0;
+      int sum = items;
+      for (int step = 1; step < 32; step *= 2) {
+        const int other = __shfl_up_sync(0xffffffffU, sum, step);
+        if (lane >= step) sum += other;
+      }
+      if (s < call.count) starts[s] = before + sum - items;
+      before += __shfl_sync(0xffffffffU, sum, 31);
+    }
+    if (lane == 0) starts[call.count] = before;
+  }
+  __syncthreads();
+  const int first = static_cast<int>(blockIdx.x) * kWarps + warp;
+  const ItemWalk walk(call, starts, first, static_cast<int>(gridDim.x) * kWarps);
+  const std::uint32_t data = ((shared_address(dynamic) + 1023U) & ~1023U) + warp * kRing * kPiece;
+  PieceRing ring(call, walk, data, shared_address(barriers + warp * kRing));
+  work_items(call, splits_max, walk, ring, lane);
+}
+
+/// One block a (sequence, head), one thread a dim: splits merged in position order.
+__global__ void merge_kernel(const __grid_constant__ SoftmaxDecode call, int splits_max) {
+  const int sequence = static_cast<int>(blockIdx.x) / call.heads;
+  const int head = static_cast<int>(blockIdx.x) % call.heads;
+  const int d = static_cast<int>(threadIdx.x);
+  const int splits = (call.lengths[sequence] + kSplit - 1) / kSplit;
+  const float* part = call.partial + partial_index(call, splits_max, sequence, 0, head / kGroup);
+  const std::size_t stride = static_cast<std::size_t>(call.kv_heads) * kPartialFloats;
+  const int row = head % kGroup;
+  float max = -INFINITY, sum = 0, out = 0;
+#pragma unroll 8
+  for (int s = 0; s < splits; ++s, part += stride) {
+    const float value = part[row * kHeadDim + d];
+    const float2 stats = *reinterpret_cast<const float2*>(part + kGroup * kHeadDim + row * 2);
+    const float larger = fmaxf(max, stats.x);
+    const float old_scale = exp2f(max - larger);
+    const float new_scale = exp2f(stats.x - larger);
+    max = larger;
+    sum = fmaf(sum, old_scale, stats.y * new_scale);
+    out = fmaf(out, old_scale, value * new_scale);
+  }
+  static_cast<__nv_bfloat16*>(call.out)[static_cast<std::size_t>(blockIdx.x) * kHeadDim + d] =
+      __float2bfloat16_rn(out / sum);
+}
+
+/// One block a row; a warp a head.
+__global__ void rotary_kernel(const __nv_bfloat16* qkv, int heads, int kv_heads, int half,
+                              const float* frequencies, const int* sequence, const int* position,
+                              const int* page_table, int table_stride, std::byte* pages,
+                              __nv_bfloat16* q_out) {
+  __shared__ float cosine[kHeadDim / 2];
+  __shared__ float sine[kHeadDim / 2];
+  const int row = static_cast<int>(blockIdx.x);
+  const int at = position[row];
+  const int all = heads + 2 * kv_heads;
+  for (int j = static_cast<int>(threadIdx.x); j < half; j += static_cast<int>(blockDim.x)) {
+    sincosf(static_cast<float>(at) * frequencies[j], &sine[j], &cosine[j]);
+  }
+  __syncthreads();
+  const int page = page_table[static_cast<std::size_t>(sequence[row]) * table_stride + at / kBlock];
+  for (int n = static_cast<int>(threadIdx.x); n < all * kHeadDim; n += static_cast<int>(blockDim.x)) {
+    const int h = n / kHeadDim;
+    const int d = n % kHeadDim;
+    const __nv_bfloat16* x = qkv + (static_cast<std::size_t>(row) * all + h) * kHeadDim;
+    __nv_bfloat16 value = x[d];
+    if (h < heads + kv_heads && d < 2 * half) {
+      const int j = d % half;
+      const float own = __bfloat162float(x[d]);
+      const float other = __bfloat162float(x[d < half ? d + half : d - half]);
+      value = __float2bfloat16_rn(d < half ? own * cosine[j] - other * sine[j]
+                                           : own * cosine[j] + other * sine[j]);
+    }
+    if (h < heads) {
+      q_out[(static_cast<std::size_t>(row) * heads + h) * kHeadDim + d] = value;
+    } else {
+      const int kv = (h - heads) % kv_heads;
+      const int which = h < heads + kv_heads ? 0 : 1;
+      std::byte* piece =
+          pages + ((static_cast<std::size_t>(page) * kv_heads + kv) * 2 + which) * kPiece;
+      *reinterpret_cast<__nv_bfloat16*>(piece + row_chunk_byte(at % kBlock, d / 8) + d % 8 * 2) = value;
+    }
+  }
+}
+
+int splits_of(int length) { return (length + kSplit - 1) / kSplit; }
+
+}  // namespace
+
+std::size_t softmax_scratch_bytes(int count, int heads, int lengths_max) {
+  return static_cast<std::size_t>(count) * splits_of(lengths_max) * (heads / kGroup) *
+         kPartialFloats * sizeof(float);
+}
+
+cudaError_t softmax_decode(const SoftmaxDecode& call, cudaStream_t stream) {
+  if (call.count == 0) return cudaSuccess;
+  if (call.count > kMaxSequences || call.heads != kGroup * call.kv_heads) return cudaErrorInvalidValue;
+  static const cudaError_t ready = cudaFuncSetAttribute(
+      decode_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+  if (ready != cudaSuccess) return ready;
+  int device = 0, multiprocessors = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  const int splits_max = splits_of(call.lengths_max);
+  decode_kernel<<<multiprocessors, 32 * kWarps, kSharedBytes, stream>>>(call, splits_max);
+  merge_kernel<<<call.count * call.heads, kHeadDim, 0, stream>>>(call, splits_max);
+  return cudaGetLastError();
+}
+
+cudaError_t rotary_cache(const void* qkv, int rows, int heads, int kv_heads, int rotary_dim,
+                         const float* frequencies, const int* sequence, const int* position,
+                         const int* page_table, int table_stride, void* pages, void* q_out,
+                         cudaStream_t stream) {
+  if (rows == 0) return cudaSuccess;
+  rotary_kernel<<<rows, 256, 0, stream>>>(static_cast<const __nv_bfloat16*>(qkv), heads, kv_heads,
+                                          rotary_dim / 2, frequencies, sequence, position, page_table,
+                                          table_stride, static_cast<std::byte*>(pages),
+                                          static_cast<__nv_bfloat16*>(q_out));
+  return cudaGetLastError();
+}
+
+}  // namespace fulgur::kernels::cuda
