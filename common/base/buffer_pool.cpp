@@ -1,75 +1,77 @@
 #include "common/base/buffer_pool.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstdlib>
+#include <mutex>
 #include <new>
+#include <vector>
 
-#include "common/base/assert.hpp"
 #include "common/base/memory.hpp"
 
 namespace fulgur {
 namespace {
 
-constexpr std::size_t kSmallest = 256;
+constexpr std::size_t kSmallest = 512;
 
-std::size_t class_of(std::size_t bytes) {
-  return static_cast<std::size_t>(std::bit_width((std::max(bytes, kSmallest) - 1) / kSmallest));
+/// Blocks come in powers of two, so that one freed by a message fits the next of its kind.
+std::size_t shelf_of(std::size_t bytes) {
+  return static_cast<std::size_t>(std::bit_width(std::max(bytes, kSmallest) - 1));
 }
-
-std::size_t class_bytes(std::size_t size_class) { return kSmallest << size_class; }
 
 }  // namespace
 
-std::shared_ptr<BufferPool> BufferPool::make(std::size_t idle_bytes_max) {
-  std::shared_ptr<BufferPool> pool(new BufferPool(idle_bytes_max));
-  pool->self_ = pool;
-  return pool;
-}
-
-BufferPool::~BufferPool() {
-  for (auto& list : idle_) {
-    for (auto* memory : list) std::free(memory);
+class BufferPool::Shelves {
+ public:
+  explicit Shelves(std::size_t limit) : limit_(limit) {}
+  ~Shelves() {
+    for (auto& shelf : shelves_) {
+      for (std::byte* block : shelf) std::free(block);
+    }
   }
-}
+
+  std::byte* take(std::size_t shelf) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!shelves_[shelf].empty()) {
+        std::byte* block = shelves_[shelf].back();
+        shelves_[shelf].pop_back();
+        cached_ -= std::size_t{1} << shelf;
+        return block;
+      }
+    }
+    auto* block = static_cast<std::byte*>(std::aligned_alloc(kCacheLine, std::size_t{1} << shelf));
+    if (block == nullptr) throw std::bad_alloc();
+    return block;
+  }
+
+  void put(std::byte* block, std::size_t shelf) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (cached_ + (std::size_t{1} << shelf) <= limit_) {
+        shelves_[shelf].push_back(block);
+        cached_ += std::size_t{1} << shelf;
+        return;
+      }
+    }
+    std::free(block);
+  }
+
+ private:
+  const std::size_t limit_;
+  std::mutex mutex_;
+  std::size_t cached_ = 0;
+  std::array<std::vector<std::byte*>, 64> shelves_;
+};
+
+BufferPool::BufferPool(std::size_t cached_bytes)
+    : shelves_(std::make_shared<Shelves>(cached_bytes)) {}
 
 std::shared_ptr<std::byte> BufferPool::take(std::size_t bytes) {
-  const std::size_t size_class = class_of(bytes);
-  FULGUR_ASSERT(size_class < kClasses, "buffer too large");
-  std::byte* memory = nullptr;
-  {
-    const std::lock_guard lock(mutex_);
-    auto& list = idle_[size_class];
-    if (!list.empty()) {
-      memory = list.back();
-      list.pop_back();
-      idle_bytes_ -= class_bytes(size_class);
-    }
-  }
-  if (memory == nullptr) {
-    memory = static_cast<std::byte*>(std::aligned_alloc(kCacheLine, class_bytes(size_class)));
-    if (memory == nullptr) throw std::bad_alloc();
-  }
-  return {memory, [pool = self_.lock(), size_class](std::byte* released) {
-            pool->release(released, size_class);
-          }};
-}
-
-void BufferPool::release(std::byte* memory, std::size_t size_class) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (idle_bytes_ + class_bytes(size_class) <= idle_bytes_max_) {
-      idle_[size_class].push_back(memory);
-      idle_bytes_ += class_bytes(size_class);
-      return;
-    }
-  }
-  std::free(memory);
-}
-
-std::size_t BufferPool::idle_bytes() const {
-  const std::lock_guard lock(mutex_);
-  return idle_bytes_;
+  const std::size_t shelf = shelf_of(bytes);
+  return {shelves_->take(shelf),
+          [shelves = shelves_, shelf](std::byte* block) { shelves->put(block, shelf); }};
 }
 
 }  // namespace fulgur

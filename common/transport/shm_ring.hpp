@@ -14,8 +14,8 @@
 #include <functional>
 #include <optional>
 
+#include "common/base/buffer_pool.hpp"
 #include "common/base/status.hpp"
-#include "common/transport/buffer_pool.hpp"
 #include "common/wire/limits.hpp"
 #include "common/wire/messages.hpp"
 

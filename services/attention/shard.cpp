@@ -70,7 +70,7 @@ Result<std::unique_ptr<Shard>> start_shard(actor::Reactor& reactor,
   shard->options = std::move(options);
   fill_sizes(shard->options, checkpoint);
   FULGUR_ASSIGN_OR_RETURN(shard->weights, ModelWeights::load(checkpoint, backend));
-  shard->pool = BufferPool::make();
+  shard->pool = std::make_shared<BufferPool>();
   shard->backend = &backend;
   shard->transport = &reactor.transport();
   shard->clock = &reactor.clock();
