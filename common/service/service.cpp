@@ -61,6 +61,8 @@ transport::Carrier Flags::carrier() const {
 void add_flags(CLI::App& app, Flags& flags) {
   app.add_option("--name", flags.name, "name of this service, unique in the mesh")->required();
   app.add_option("--listen", flags.listen, "ZeroMQ endpoint to listen on; repeatable");
+  app.add_option("--advertise", flags.advertise,
+                 "endpoint that peers are told to connect to; default: where it listens");
   app.add_option("--orchestrator", flags.orchestrator, "ZeroMQ endpoint of the orchestrator");
   app.add_option("--admin", flags.admin, "host:port of /metrics, /healthz, /readyz; port 0: any")
       ->capture_default_str();

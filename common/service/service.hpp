@@ -24,6 +24,7 @@ namespace fulgur::service {
 struct Flags {
   std::string name;
   std::vector<std::string> listen;
+  std::string advertise;  ///< where peers connect, when that is not where this process listens
   std::string orchestrator;
   std::string admin = "127.0.0.1:0";
   std::string model;

@@ -1,12 +1,7 @@
 // fulgur-attention: one attention shard. This file is its wiring diagram.
-#include <unistd.h>
-
-#include <atomic>
-
 #include "common/base/log.hpp"
 #include "common/base/memory.hpp"
-#include "common/service/service.hpp"
-#include "common/transport/make_transport.hpp"
+#include "common/service/member.hpp"
 #include "services/attention/messages.hpp"
 #include "services/attention/shard.hpp"
 #include "services/attention/shard_metrics.hpp"
@@ -18,66 +13,30 @@ namespace {
 constexpr const char* kProgram = "fulgur-attention";
 
 int run(const service::Flags& flags, attention::SchedulerOptions scheduler) {
-  const RealClock clock;
-  std::atomic<actor::Reactor*> running{nullptr};  // read by the signal thread
-  attention::Shard* leaving = nullptr;
-  service::SignalWatch signals([&] {
-    if (actor::Reactor* reactor = running.load()) {
-      reactor->post([&] { actor::tell(leaving->engine_actor, attention::Leave{}); });
-    } else {
-      _exit(0);  // nothing is served yet, or no more
-    }
-  });
-
-  auto checkpoint = model::Checkpoint::open(flags.model);
-  if (!checkpoint.is_ok()) return service::fail(kProgram, checkpoint.status());
-  telemetry::Metrics metrics("attention", flags.name);
-  auto admin = service::Admin::start(flags.admin, metrics);
-  if (!admin.is_ok()) return service::fail(kProgram, admin.status());
-  const std::uint64_t incarnation = service::new_incarnation(clock);
-  transport::TransportOptions links;
-  links.listen = flags.listen;
-  links.allowed = flags.carrier();
-  auto transport =
-      transport::make_transport({wire::ServiceKind::attention, flags.name, incarnation}, links);
-  if (!transport.is_ok()) return service::fail(kProgram, transport.status());
-
-  // After the threads of the transport and the admin server: those must not inherit its pinning.
+  service::Member member(kProgram, wire::ServiceKind::attention, flags);
+  if (const Status opened = member.open(); !opened.is_ok()) return member.fail(opened);
   const auto precision =
       flags.dtype() == Dtype::f32 ? kernels::Precision::f32 : kernels::Precision::bf16;
   auto backend = kernels::make_cpu_backend({precision, flags.threads, flags.cpus, ""});
-  if (!backend.is_ok()) return service::fail(kProgram, backend.status());
+  if (!backend.is_ok()) return member.fail(backend.status());
 
-  int exit_code = 0;
   attention::ShardOptions options;
   options.orchestrator = flags.orchestrator;
   options.expert_carrier = flags.carrier();
   options.scheduler = scheduler;
   options.dispatch.dtype = flags.dtype();
-  options.registration = {wire::ServiceKind::attention, flags.name, incarnation,
-                          static_cast<std::uint32_t>(getpid()), (*transport)->endpoint(),
-                          (*admin)->endpoint(), (*checkpoint)->fingerprint(),
-                          (*checkpoint)->weight_version(),
-                          "cpu-" + flags.activations, 0, 0, {}};
-  options.on_left = [&] { running.load()->stop(); };
-  options.on_fatal = [&](const std::string& why) {
-    exit_code = service::fail(kProgram, error(Code::failed_precondition, "{}", why));
-    running.load()->stop();
-  };
-  std::unique_ptr<attention::Shard> shard;
-  actor::Reactor reactor(**transport, clock);
-  auto started = attention::start_shard(reactor, **checkpoint, **backend, options);
-  if (!started.is_ok()) return service::fail(kProgram, started.status());
+  options.registration = member.registration();
+  options.on_left = [&] { member.left(); };
+  options.on_fatal = [&](const std::string& why) { member.fatal(why); };
+  std::unique_ptr<attention::Shard> shard;  // outlives the actors of the reactor
+  actor::Reactor reactor(member.transport(), member.clock());
+  auto started = attention::start_shard(reactor, *member.checkpoint(), **backend, options);
+  if (!started.is_ok()) return member.fail(started.status());
   shard = std::move(*started);
-  leaving = shard.get();
-  running = &reactor;
-  service::refresh_periodically(reactor, attention::shard_metrics(metrics, reactor, *shard, **admin));
-  log::info("serving endpoint={} admin={} state_bytes={}", (*transport)->endpoint(),
-            (*admin)->endpoint(), shard->state_bytes);
-  reactor.run();
-  running = nullptr;
-  (*admin)->server().shutdown(kSecond);
-  return exit_code;
+  log::info("state_bytes={}", shard->state_bytes);
+  service::refresh_periodically(
+      reactor, attention::shard_metrics(member.metrics(), reactor, *shard, member.admin()));
+  return member.serve(reactor, [&] { actor::tell(shard->engine_actor, attention::Leave{}); });
 }
 
 }  // namespace

@@ -1,44 +1,22 @@
 #include "services/router/options.hpp"
 
 #include <CLI/CLI.hpp>
-#include <charconv>
 #include <fstream>
-#include <map>
 #include <random>
 
 #include "common/base/rng.hpp"
+#include "common/service/service.hpp"
 
 namespace fulgur::router {
 namespace {
 
-/// Texts of flags that need more than a conversion.
+/// Values of flags that need more than a conversion.
 struct RawFlags {
-  std::string admin = "127.0.0.1:0";
-  std::string transport = "auto";
-  std::string activations = "bf16";  // the router moves none; accepted so that all services agree
-  std::string cpus;
+  service::Flags common;
   std::string api_key_file;
   double request_timeout_s = 600;
   double drain_timeout_s = 30;
 };
-
-void add_common_flags(CLI::App& app, Options& options, RawFlags& raw) {
-  app.add_option("--name", options.service.name, "Unique name in the mesh");
-  app.add_option("--listen", options.transport.listen, "ZeroMQ endpoint to listen on (repeatable)");
-  app.add_option("--orchestrator", options.service.orchestrator, "Endpoint of the orchestrator")
-      ->required();
-  app.add_option("--admin", raw.admin, "HOST:PORT of /metrics, /healthz, /readyz");
-  app.add_option("--model", options.model.directory, "Checkpoint directory")->required();
-  app.add_option("--transport", raw.transport, "Carrier of messages")
-      ->check(CLI::IsMember({"auto", "shm", "zmq"}));
-  app.add_option("--activations", raw.activations, "Ignored by the router")
-      ->check(CLI::IsMember({"bf16", "f32"}));
-  app.add_option("--threads", options.service.worker_threads,
-                 "Threads that check and tokenise requests")->check(CLI::Range(1, 64));
-  app.add_option("--cpus", raw.cpus, "CPUs to run on, e.g. 0,1");
-  app.add_option("--log-level", options.log_level, "debug, info, warn or error")
-      ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
-}
 
 void add_router_flags(CLI::App& app, Options& options, RawFlags& raw) {
   app.add_option("--host", options.service.host, "Address of the API");
@@ -61,30 +39,6 @@ void add_router_flags(CLI::App& app, Options& options, RawFlags& raw) {
       ->check(CLI::Range(0.0, 3600.0));
 }
 
-Status split_host_port(const std::string& text, std::string& host, std::uint16_t& port) {
-  const std::size_t colon = text.rfind(':');
-  if (colon != std::string::npos) {
-    const char* end = text.data() + text.size();
-    const auto [stop, failure] = std::from_chars(text.data() + colon + 1, end, port);
-    host = text.substr(0, colon);
-    if (failure == std::errc() && stop == end && !host.empty()) return Status::ok();
-  }
-  return error(Code::invalid_argument, "--admin: {} is not HOST:PORT", text);
-}
-
-Status read_cpus(const std::string& text, std::vector<int>& cpus) {
-  for (const char *at = text.data(), *end = at + text.size(); at < end;) {
-    int cpu = -1;
-    const auto [stop, failure] = std::from_chars(at, end, cpu);
-    if (failure != std::errc() || cpu < 0 || cpu >= 1024 || (stop != end && *stop != ',')) {
-      return error(Code::invalid_argument, "--cpus: {} is not a list like 0,1", text);
-    }
-    cpus.push_back(cpu);
-    at = stop + 1;
-  }
-  return Status::ok();
-}
-
 Status read_api_key(const std::string& path, std::string& key) {
   if (path.empty()) return Status::ok();
   std::ifstream file(path);
@@ -94,41 +48,41 @@ Status read_api_key(const std::string& path, std::string& key) {
 }
 
 Status finish(const RawFlags& raw, Options& options) {
-  const std::map<std::string, transport::Carrier> carriers{{"auto", transport::Carrier::automatic},
-                                                           {"shm", transport::Carrier::shm},
-                                                           {"zmq", transport::Carrier::zmq}};
-  options.transport.allowed = carriers.at(raw.transport);
-  options.service.carrier = options.transport.allowed;
+  const service::Flags& common = raw.common;
+  options.service.name = common.name;
+  options.service.orchestrator = common.orchestrator;
+  options.service.worker_threads = common.threads;
+  options.service.carrier = common.carrier();
+  options.transport.listen = common.listen;
+  options.transport.allowed = common.carrier();
+  options.model.directory = common.model;
+  options.cpus = common.cpus;
+  options.log_level = common.log_level;
   options.service.request_timeout = static_cast<Nanoseconds>(raw.request_timeout_s * 1e9);
   options.drain_timeout = static_cast<Nanoseconds>(raw.drain_timeout_s * 1e9);
-  const RealClock clock;
-  options.service.incarnation = static_cast<std::uint64_t>(clock.wall_now());
+  options.service.incarnation = service::new_incarnation(RealClock());
   options.service.seed = mix64(options.service.incarnation) ^ mix64(std::random_device{}());
-  FULGUR_RETURN_IF_ERROR(
-      split_host_port(raw.admin, options.service.admin_host, options.service.admin_port));
-  FULGUR_RETURN_IF_ERROR(read_cpus(raw.cpus, options.cpus));
+  FULGUR_ASSIGN_OR_RETURN(const auto admin, service::split_address(common.admin));
+  options.service.admin_host = admin.first;
+  options.service.admin_port = admin.second;
   return read_api_key(raw.api_key_file, options.service.api_key);
 }
 
 }  // namespace
 
-std::optional<int> parse_options(int argc, const char* const* argv, Options& options) {
+std::optional<int> parse_options(int argc, char** argv, Options& options) {
   CLI::App app("The front door of a Fulgur mesh: OpenAI API, tokenizer, admission, streams",
                "fulgur-router");
   RawFlags raw;
-  add_common_flags(app, options, raw);
+  raw.common.name = options.service.name;
+  service::add_flags(app, raw.common);
+  app.get_option("--name")->required(false);
+  app.get_option("--orchestrator")->required();
   add_router_flags(app, options, raw);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp& help) {
-    return app.exit(help);
-  } catch (const CLI::ParseError& wrong) {
-    fmt::print(stderr, "fulgur-router: {}\n", wrong.what());
-    return 2;
-  }
+  if (const auto code = service::parse(app, argc, argv)) return code;
   const Status status = finish(raw, options);
   if (status.is_ok()) return {};
-  fmt::print(stderr, "fulgur-router: {}\n", status.message());
+  service::fail("fulgur-router", status);
   return 2;
 }
 

@@ -22,6 +22,6 @@ struct Options {
 
 /// Fills `options`; an exit code when the process should end at once: 0 for --help, 2 for a bad
 /// flag, after one line on stderr.
-std::optional<int> parse_options(int argc, const char* const* argv, Options& options);
+std::optional<int> parse_options(int argc, char** argv, Options& options);
 
 }  // namespace fulgur::router

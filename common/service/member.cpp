@@ -1,0 +1,70 @@
+#include "common/service/member.hpp"
+
+#include <unistd.h>
+
+#include "common/base/log.hpp"
+#include "common/transport/make_transport.hpp"
+
+namespace fulgur::service {
+
+Member::Member(std::string program, wire::ServiceKind kind, const Flags& flags)
+    : program_(std::move(program)),
+      kind_(kind),
+      flags_(flags),
+      signals_([this] {
+        const std::lock_guard lock(mutex_);
+        if (running_ == nullptr) _exit(0);  // nothing is served yet, or no more
+        running_->post([this] { leave_(); });
+      }),
+      metrics_(std::string(wire::to_string(kind)), flags.name),
+      incarnation_(new_incarnation(clock_)) {}
+
+Status Member::open() {
+  FULGUR_ASSIGN_OR_RETURN(checkpoint_, model::Checkpoint::open(flags_.model));
+  FULGUR_ASSIGN_OR_RETURN(admin_, Admin::start(flags_.admin, metrics_));
+  transport::TransportOptions links;
+  links.listen = flags_.listen;
+  links.allowed = flags_.carrier();
+  FULGUR_ASSIGN_OR_RETURN(
+      transport_, transport::make_transport({kind_, flags_.name, incarnation_}, links));
+  return Status::ok();
+}
+
+wire::Register Member::registration(std::uint64_t capacity_bytes) const {
+  wire::Register self;
+  self.kind = kind_;
+  self.name = flags_.name;
+  self.incarnation = incarnation_;
+  self.pid = static_cast<std::uint32_t>(getpid());
+  self.endpoint = flags_.advertise.empty() ? transport_->endpoint() : flags_.advertise;
+  self.admin_endpoint = admin_->endpoint();
+  self.model_fingerprint = checkpoint_->fingerprint();
+  self.weight_version = checkpoint_->weight_version();
+  self.numerics = "cpu-" + flags_.activations;
+  self.capacity_bytes = capacity_bytes;
+  return self;
+}
+
+int Member::serve(actor::Reactor& reactor, std::function<void()> leave) {
+  leave_ = std::move(leave);
+  run_as(&reactor);
+  log::info("serving endpoint={} admin={}", transport_->endpoint(), admin_->endpoint());
+  reactor.run();
+  run_as(nullptr);
+  admin_->server().shutdown(kSecond);
+  return exit_code_;
+}
+
+void Member::run_as(actor::Reactor* reactor) {
+  const std::lock_guard lock(mutex_);
+  running_ = reactor;
+}
+
+void Member::left() { running_->stop(); }
+
+void Member::fatal(const std::string& why) {
+  exit_code_ = fail(error(Code::failed_precondition, "{}", why));
+  left();
+}
+
+}  // namespace fulgur::service
