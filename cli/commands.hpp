@@ -12,6 +12,8 @@ namespace fulgur::cli {
 int run(const UpOptions& options);
 int run(const DownOptions& options);
 int run(const StatusOptions& options);
+int run(const DrainOptions& options);
+int run(const ScaleOptions& options);
 int run(const ChatOptions& options);
 int run(const DemoOptions& options);
 int run(const CheckOptions& options);

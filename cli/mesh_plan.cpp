@@ -6,9 +6,6 @@
 namespace fulgur::cli {
 namespace {
 
-// Softmax KV of one shard, in tokens: also the longest context the router may promise.
-constexpr const char* kKvTokens = "65536";
-
 class Planner {
  public:
   Planner(const UpOptions& options, const MeshPaths& paths, const std::vector<int>& cpus)
@@ -24,20 +21,20 @@ class Planner {
   ServicePlan expert(std::uint32_t index) const {
     ServicePlan plan = member("expert", fmt::format("expert-{}", index));
     append(plan, {"--transport", options_.transport, "--activations", options_.activations});
-    pin(plan, cpu_slice(cpus_, index, options_.experts), 0);
+    pin(plan, cpu_slice(cpus_, index % options_.experts, options_.experts), 0);
     return plan;
   }
   ServicePlan attention(std::uint32_t index) const {
     ServicePlan plan = member("attention", fmt::format("attention-{}", index));
     append(plan, {"--transport", options_.transport, "--activations", options_.activations,
-                  "--kv-tokens", kKvTokens});
-    pin(plan, cpu_slice(cpus_, index, options_.attention), options_.threads);
+                  "--kv-tokens", std::to_string(kKvTokens)});
+    pin(plan, cpu_slice(cpus_, index % options_.attention, options_.attention), options_.threads);
     return plan;
   }
   ServicePlan router() const {
     ServicePlan plan = member("router", "router-0");
     append(plan, {"--host", options_.host, "--port", std::to_string(options_.port),
-                  "--max-context", kKvTokens});
+                  "--max-context", std::to_string(kKvTokens)});
     return plan;
   }
 
@@ -75,6 +72,13 @@ std::vector<int> cpu_slice(const std::vector<int>& cpus, std::size_t index, std:
   const std::size_t end = (index + 1) * cpus.size() / count;
   return {cpus.begin() + static_cast<std::ptrdiff_t>(begin),
           cpus.begin() + static_cast<std::ptrdiff_t>(end)};
+}
+
+ServicePlan plan_service(const UpOptions& options, const MeshPaths& paths,
+                         const std::vector<int>& cpus, const std::string& kind,
+                         std::uint32_t index) {
+  const Planner planner(options, paths, cpus);
+  return kind == "expert" ? planner.expert(index) : planner.attention(index);
 }
 
 std::vector<ServicePlan> plan_mesh(const UpOptions& options, const MeshPaths& paths,

@@ -16,6 +16,9 @@ struct ServicePlan {
   std::vector<std::string> arguments;
 };
 
+/// Softmax KV of one shard, in tokens: also the longest context the router may promise.
+inline constexpr std::uint32_t kKvTokens = 65'536;
+
 struct MeshPaths {
   std::string model;
   std::string socket_prefix;  ///< "ipc:///run/…/"; NAME.sock is appended
@@ -29,6 +32,11 @@ struct MeshPaths {
 /// divide them among themselves, and so do workers.
 std::vector<ServicePlan> plan_mesh(const UpOptions& options, const MeshPaths& paths,
                                    const std::vector<int>& cpus);
+
+/// The process that becomes number `index` of a pool, "expert" or "attention".
+ServicePlan plan_service(const UpOptions& options, const MeshPaths& paths,
+                         const std::vector<int>& cpus, const std::string& kind,
+                         std::uint32_t index);
 
 /// Slice `index` of `count` of the processors, at least one each, round robin when there are fewer.
 std::vector<int> cpu_slice(const std::vector<int>& cpus, std::size_t index, std::size_t count);

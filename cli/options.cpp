@@ -11,6 +11,8 @@ constexpr const char* kFooter =
     "  fulgur up                                  start the bundled model on port 8000\n"
     "  fulgur up --model DIR --experts 4 --detach serve a checkpoint in the background\n"
     "  fulgur status                              who runs, where, what it holds\n"
+    "  fulgur scale experts 4                     start or drain expert workers while it serves\n"
+    "  fulgur drain expert-1                      move everything away from one, then end it\n"
     "  fulgur chat                                talk to it in this terminal\n"
     "  fulgur down                                end it\n"
     "FLAGS of a command: fulgur COMMAND --help";
@@ -47,9 +49,49 @@ CLI::App* add_up(CLI::App& app, UpOptions& up) {
   cmd->add_option("--log-level", up.log_level, "of every service's log file")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
       ->capture_default_str();
+  cmd->add_option("--max-experts", up.max_experts, "most expert workers fulgur scale may start")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+  cmd->add_option("--max-attention", up.max_attention, "most attention shards it may start")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
   cmd->add_flag("--quiet", up.quiet, "print errors only");
   cmd->add_flag("--no-demo", up.no_demo, "do not stream a completion first");
   cmd->add_flag("--detach", up.detach, "return when ready, keep serving in the background");
+  return cmd;
+}
+
+void add_timeout(CLI::App& app, double& timeout_s) {
+  app.add_option("--timeout", timeout_s, "seconds to wait until it is done")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
+}
+
+CLI::App* add_drain(CLI::App& app, DrainOptions& drain) {
+  CLI::App* cmd = app.add_subcommand("drain", "move everything away from a service, then end it");
+  cmd->add_option("NAME", drain.name, "expert worker or attention shard")->required();
+  add_port(*cmd, drain.port);
+  add_timeout(*cmd, drain.timeout_s);
+  return cmd;
+}
+
+CLI::App* add_undrain(CLI::App& app, DrainOptions& undrain) {
+  CLI::App* cmd = app.add_subcommand("undrain", "take back a drain that has not ended");
+  cmd->add_option("NAME", undrain.name, "expert worker or attention shard")->required();
+  add_port(*cmd, undrain.port);
+  return cmd;
+}
+
+CLI::App* add_scale(CLI::App& app, ScaleOptions& scale) {
+  CLI::App* cmd = app.add_subcommand("scale", "start or drain services until there are COUNT");
+  cmd->add_option("POOL", scale.pool, "experts or attention")
+      ->required()
+      ->check(CLI::IsMember({"experts", "attention"}));
+  cmd->add_option("COUNT", scale.count, "how many there shall be")
+      ->required()
+      ->check(CLI::Range(1, 4096));
+  add_port(*cmd, scale.port);
+  add_timeout(*cmd, scale.timeout_s);
   return cmd;
 }
 
@@ -118,6 +160,10 @@ Parsed parse_command_line(std::vector<std::string> arguments) {
   UpOptions up;
   DownOptions down;
   StatusOptions status;
+  DrainOptions drain;
+  DrainOptions undrain;
+  undrain.undo = true;
+  ScaleOptions scale;
   ChatOptions chat;
   DemoOptions demo;
   CheckOptions check;
@@ -129,6 +175,9 @@ Parsed parse_command_line(std::vector<std::string> arguments) {
   CLI::App* status_cmd = app.add_subcommand("status", "show the services of a mesh");
   add_port(*status_cmd, status.port);
   status_cmd->add_flag("--json", status.json, "machine-readable");
+  const CLI::App* drain_cmd = add_drain(app, drain);
+  const CLI::App* undrain_cmd = add_undrain(app, undrain);
+  const CLI::App* scale_cmd = add_scale(app, scale);
   const CLI::App* chat_cmd = add_chat(app, chat);
   const CLI::App* demo_cmd = add_demo(app, demo);
   CLI::App* check_cmd =
@@ -156,6 +205,9 @@ Parsed parse_command_line(std::vector<std::string> arguments) {
   if (up_cmd->parsed()) return {up, 0, {}};
   if (down_cmd->parsed()) return {down, 0, {}};
   if (status_cmd->parsed()) return {status, 0, {}};
+  if (drain_cmd->parsed()) return {drain, 0, {}};
+  if (undrain_cmd->parsed()) return {undrain, 0, {}};
+  if (scale_cmd->parsed()) return {scale, 0, {}};
   if (chat_cmd->parsed()) return {chat, 0, {}};
   if (demo_cmd->parsed()) return {demo, 0, {}};
   if (check_cmd->parsed()) return {check, 0, {}};

@@ -25,6 +25,8 @@ struct UpOptions {
   bool quiet = false;
   bool no_demo = false;
   bool detach = false;
+  std::uint32_t max_experts = 32;    ///< what `fulgur scale` may go up to
+  std::uint32_t max_attention = 8;
 };
 
 struct DownOptions {
@@ -33,6 +35,18 @@ struct DownOptions {
 struct StatusOptions {
   std::uint16_t port = kDefaultPort;
   bool json = false;
+};
+struct DrainOptions {
+  std::string name;
+  std::uint16_t port = kDefaultPort;
+  double timeout_s = 120;
+  bool undo = false;  ///< `fulgur undrain`
+};
+struct ScaleOptions {
+  std::string pool;  ///< "experts" or "attention"
+  std::uint32_t count = 0;
+  std::uint16_t port = kDefaultPort;
+  double timeout_s = 120;
 };
 struct ChatOptions {
   std::string host = "127.0.0.1";
@@ -61,7 +75,7 @@ struct BenchOptions {
   std::vector<std::string> arguments;  ///< handed on as they are
 };
 
-using Command = std::variant<UpOptions, DownOptions, StatusOptions, ChatOptions, DemoOptions,
+using Command = std::variant<UpOptions, DownOptions, StatusOptions, DrainOptions, ScaleOptions, ChatOptions, DemoOptions,
                              CheckOptions, SynthOptions, BenchOptions>;
 
 /// A command to run, or text and exit code when there is nothing (left) to run: help (0, stdout) or

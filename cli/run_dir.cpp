@@ -107,6 +107,7 @@ Status RunDir::write(const MeshRecord& record) const {
                                {"model", record.model},
                                {"supervisor_pid", record.supervisor_pid},
                                {"orchestrator_admin", record.orchestrator_admin},
+                               {"supervisor_admin", record.supervisor_admin},
                                {"services", std::move(services)}};
   const std::string fresh = path_ + "/mesh.json.new";
   std::ofstream file(fresh, std::ios::trunc);
@@ -129,6 +130,7 @@ Result<MeshRecord> RunDir::read() const {
   record.model = json.value("model", "");
   record.supervisor_pid = json.value("supervisor_pid", 0);
   record.orchestrator_admin = json.value("orchestrator_admin", "");
+  record.supervisor_admin = json.value("supervisor_admin", "");
   for (const auto& service : json.value("services", nlohmann::json::array()))
     record.services.push_back({service.value("kind", ""), service.value("name", ""),
                                service.value("pid", 0), service.value("endpoint", ""),

@@ -30,6 +30,7 @@ struct MeshRecord {
   std::string model;
   pid_t supervisor_pid = 0;
   std::string orchestrator_admin;  ///< "host:port"
+  std::string supervisor_admin;    ///< "host:port", takes POST /v1/scale
   std::vector<ServiceRecord> services;
   friend bool operator==(const MeshRecord&, const MeshRecord&) = default;
 };

@@ -42,16 +42,47 @@ Status Supervision::start_all() {
 
 Status Supervision::start(Service& service) {
   std::vector<std::string> arguments = service.plan.arguments;
-  if (service.plan.kind == "orchestrator") {
-    record_.orchestrator_admin = "127.0.0.1:" + std::to_string(free_port());
-    arguments.insert(arguments.end(), {"--admin", record_.orchestrator_admin});
-  }
+  if (service.plan.kind == "orchestrator") arguments = orchestrator_arguments(service.plan);
   FULGUR_ASSIGN_OR_RETURN(service.pid, spawn(programs_ + "/" + service.plan.program, arguments,
                                              dir_.log_path(service.plan.name)));
   service.started_at = clock_.now();
   for (auto& recorded : record_.services)
     if (recorded.name == service.plan.name) recorded.pid = service.pid;
   return dir_.write(record_);
+}
+
+/// The orchestrator waits for the services there are now, which need not be those of the start.
+std::vector<std::string> Supervision::orchestrator_arguments(const ServicePlan& plan) {
+  std::vector<std::string> arguments = plan.arguments;
+  record_.orchestrator_admin = "127.0.0.1:" + std::to_string(free_port());
+  for (std::size_t i = 0; i + 1 < arguments.size(); ++i) {
+    if (arguments[i] == "--expect-experts") arguments[i + 1] = std::to_string(count("expert"));
+    if (arguments[i] == "--expect-attention") arguments[i + 1] = std::to_string(count("attention"));
+  }
+  arguments.insert(arguments.end(), {"--admin", record_.orchestrator_admin});
+  return arguments;
+}
+
+std::uint32_t Supervision::count(const std::string& kind) const {
+  return static_cast<std::uint32_t>(std::count_if(
+      services_.begin(), services_.end(), [&](const auto& it) { return it.plan.kind == kind; }));
+}
+
+bool Supervision::runs(const std::string& name) const {
+  return std::any_of(services_.begin(), services_.end(),
+                     [&](const auto& it) { return it.plan.name == name; });
+}
+
+Status Supervision::add(ServicePlan plan) {
+  record_.services.push_back({plan.kind, plan.name, 0, plan.endpoint, dir_.log_path(plan.name)});
+  services_.push_back({std::move(plan), 0, 0, 0, 0, {}});
+  return start(services_.back());
+}
+
+void Supervision::let_go(const std::string& name) {
+  std::erase_if(services_, [&](const auto& it) { return it.plan.name == name; });
+  std::erase_if(record_.services, [&](const auto& it) { return it.name == name; });
+  log::info("{} has drained and left", name);
 }
 
 Status Supervision::on_exit(Service& service, int wait_status) {
@@ -69,16 +100,23 @@ Status Supervision::on_exit(Service& service, int wait_status) {
 }
 
 Status Supervision::poll() {
+  std::vector<std::string> drained;
   for (Service& service : services_) {
     int wait_status = 0;
     if (service.pid != 0 && waitpid(service.pid, &wait_status, WNOHANG) == service.pid) {
       service.pid = 0;
+      const bool drains = service.plan.kind == "expert" || service.plan.kind == "attention";
+      if (ready_ && drains && WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0) {
+        drained.push_back(service.plan.name);
+        continue;
+      }
       FULGUR_RETURN_IF_ERROR(on_exit(service, wait_status));
     }
     if (service.pid == 0 && clock_.now() >= service.restart_at)
       FULGUR_RETURN_IF_ERROR(start(service));
   }
-  return Status::ok();
+  for (const std::string& name : drained) let_go(name);
+  return drained.empty() ? Status::ok() : dir_.write(record_);
 }
 
 void Supervision::reap() {

@@ -1,5 +1,6 @@
-// Keeps the processes of one mesh running: starts them, starts the dead again with back-off, writes
-// who runs to mesh.json, and ends all in order. One thread owns it and outlives the children.
+// Keeps the processes of one mesh running: starts them, starts the dead again with back-off, lets
+// go of who drained, starts more when asked, writes who runs to mesh.json, and ends all in order.
+// One thread owns it and outlives the children.
 #pragma once
 
 #include <functional>
@@ -24,9 +25,16 @@ class Supervision {
   Status start_all();
 
   /// Reaps the dead and starts what is due. Before the mesh was ready, a service that exits by
-  /// itself is a failure with the service's own last words; after, it is started again.
+  /// itself is a failure with the service's own last words; after, it is started again, unless it
+  /// is a worker or shard that ended well: that one was drained.
   Status poll();
   void mesh_is_ready() { ready_ = true; }
+
+  /// Services of `kind` that are kept running.
+  std::uint32_t count(const std::string& kind) const;
+  bool runs(const std::string& name) const;
+  /// Starts one more service and keeps it running.
+  Status add(ServicePlan plan);
 
   /// SIGTERM, to the router first so that it can drain; SIGKILL to whoever is left after `deadline`
   /// or once `impatient` says so.
@@ -44,6 +52,8 @@ class Supervision {
 
   Status start(Service& service);
   Status on_exit(Service& service, int wait_status);
+  std::vector<std::string> orchestrator_arguments(const ServicePlan& plan);
+  void let_go(const std::string& name);
   void reap();
   bool all_gone() const;
 

@@ -8,6 +8,8 @@
 
 #include "cli/commands.hpp"
 #include "cli/greeting.hpp"
+#include "cli/scale_control.hpp"
+#include "cli/scale_room.hpp"
 #include "cli/supervision.hpp"
 #include "common/base/log.hpp"
 #include "common/model/checkpoint.hpp"
@@ -63,8 +65,45 @@ bool stop_requested(const sigset_t& signals, Nanoseconds patience) {
   return signal == SIGTERM || signal == SIGINT || signal == SIGHUP;
 }
 
-Status serve(const UpOptions& options, const std::string& model, const RunDir& dir,
-             DetachSignal detach) {
+/// What the mesh's processes take of this machine.
+PoolCosts pool_costs(const UpOptions& options, const model::ModelConfig& config) {
+  constexpr std::uint64_t kSequences = 64;  // of a shard, its default
+  const std::uint64_t weight = options.activations == "f32" ? sizeof(float) : sizeof(float) / 2;
+  PoolCosts costs;
+  costs.experts_bytes = config.expert_params() * config.experts * config.layers * weight;
+  costs.replicas = options.replicas;
+  costs.shard_bytes = (config.attention_params() + config.router_params() + config.norm_params() +
+                       config.embedding_params() + config.head_params()) *
+                          weight +
+                      kSequences * config.state_bytes_per_sequence() +
+                      kKvTokens * config.kv_bytes_per_token() * weight / 2;
+  return costs;
+}
+
+/// Starts what a pool lacks of numbers 0 to count - 1; nothing when all of it cannot be.
+Result<std::vector<std::string>> scale(Supervision& mesh, const UpOptions& options,
+                                       const MeshPaths& paths, const PoolCosts& costs,
+                                       const ScaleRequest& request) {
+  const bool experts = request.kind == "expert";
+  std::vector<ServicePlan> fresh;
+  for (std::uint32_t i = 0; i < request.count; ++i) {
+    auto plan = plan_service(options, paths, usable_cpus(), request.kind, i);
+    if (!mesh.runs(plan.name)) fresh.push_back(std::move(plan));
+  }
+  const auto added = static_cast<std::uint32_t>(fresh.size());
+  const PoolSize size{request.kind, request.count - std::min(added, request.count), request.count,
+                      experts ? options.max_experts : options.max_attention};
+  FULGUR_RETURN_IF_ERROR(check_room(size, costs, available_memory()));
+  std::vector<std::string> names;
+  for (auto& plan : fresh) {
+    names.push_back(plan.name);
+    FULGUR_RETURN_IF_ERROR(mesh.add(std::move(plan)));
+  }
+  return names;
+}
+
+Status serve(const UpOptions& options, const std::string& model, const model::ModelConfig& config,
+             const RunDir& dir, DetachSignal detach) {
   sigset_t signals;
   sigemptyset(&signals);
   for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGCHLD}) sigaddset(&signals, signal);
@@ -72,14 +111,21 @@ Status serve(const UpOptions& options, const std::string& model, const RunDir& d
   signal(SIGPIPE, SIG_IGN);
 
   const RealClock clock;
-  MeshRecord record{options.port, options.host, model, getpid(), {}, {}};
-  Supervision mesh(program_directory(), dir, record,
-                   plan_mesh(options, {model, "ipc://" + dir.path() + "/"}, usable_cpus()), clock);
+  const MeshPaths paths{model, "ipc://" + dir.path() + "/"};
+  const PoolCosts costs = pool_costs(options, config);
+  FULGUR_ASSIGN_OR_RETURN(auto control, ScaleControl::start());
+  MeshRecord record{options.port, options.host, model, getpid(), {}, control->endpoint(), {}};
+  Supervision mesh(program_directory(), dir, record, plan_mesh(options, paths, usable_cpus()),
+                   clock);
   Greeting greeting(options, model, dir);
   Status status = mesh.start_all();
   if (status.is_ok()) greeting.start();
   while (status.is_ok() && !stop_requested(signals, kPollPeriod)) {
     status = mesh.poll();
+    control->serve([&](const ScaleRequest& request) -> Result<std::vector<std::string>> {
+      if (!greeting.ready()) return Status(Code::unavailable, "the mesh is just starting");
+      return scale(mesh, options, paths, costs, request);
+    });
     if (greeting.ready()) mesh.mesh_is_ready();
     if (greeting.done()) detach.ready(dir.log_path("fulgur"));
   }
@@ -95,14 +141,16 @@ Status check_place(const UpOptions& options) {
   return check_port(options.host, options.port);
 }
 
-int start_mesh(const UpOptions& options, const std::string& model, int detach_pipe) {
+int start_mesh(const UpOptions& options, const std::string& model,
+               const model::ModelConfig& config, int detach_pipe) {
   auto dir = RunDir::claim(options.port);
   if (!dir.is_ok()) return fail(dir.status());
-  const Status ended = serve(options, model, *dir, DetachSignal(detach_pipe));
+  const Status ended = serve(options, model, config, *dir, DetachSignal(detach_pipe));
   return ended.is_ok() ? 0 : fail(ended);
 }
 
-int start_detached(const UpOptions& options, const std::string& model) {
+int start_detached(const UpOptions& options, const std::string& model,
+                   const model::ModelConfig& config) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return fail(Status(Code::unavailable, "cannot make a pipe"));
   const pid_t child = fork();
@@ -110,7 +158,7 @@ int start_detached(const UpOptions& options, const std::string& model) {
   if (child == 0) {
     close(ends[0]);
     setsid();
-    _exit(start_mesh(options, model, ends[1]));
+    _exit(start_mesh(options, model, config, ends[1]));
   }
   close(ends[1]);
   char answer = 0;
@@ -134,8 +182,10 @@ int run(const UpOptions& options) {
                 options.experts, options.activations.c_str());
     std::fflush(stdout);
   }
+  const model::ModelConfig config = (*checkpoint)->config();
   checkpoint->reset();
-  return options.detach ? start_detached(options, *model) : start_mesh(options, *model, -1);
+  return options.detach ? start_detached(options, *model, config)
+                        : start_mesh(options, *model, config, -1);
 }
 
 }  // namespace fulgur::cli

@@ -64,6 +64,9 @@ class OrchestratorLink {
     return true;
   }
 
+  /// The newest obeyed; 0 before the first.
+  std::uint64_t generation() const { return generation_; }
+
  private:
   transport::Transport& transport_;
   std::string name_;

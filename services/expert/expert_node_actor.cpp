@@ -32,12 +32,13 @@ caf::behavior ExpertNodeActor::make_behavior() {
       [this](const actor::Received<wire::Prepare>& received) { on_prepare(received.body); },
       [this](const actor::Received<wire::Retire>& received) { on_retire(received.body); },
       [this](const actor::Received<wire::Ack>& received) { on_ack(received.body); },
-      [this](const actor::Received<wire::Drain>&) { leave(); },
+      [this](const actor::Received<wire::Drain>& received) { on_drain(received.body); },
       [this](const ReplicaLoaded& loaded) { on_loaded(loaded); },
       [this](const actor::LinkUp& up) { orchestrator_.on_up(up); },
-      [this](const actor::LinkDown& down) { orchestrator_.on_down(down); },
+      [this](const actor::LinkDown& down) { on_link_down(down); },
       [this](HeartbeatDue) { beat(); },
-      [this](Leave) { leave(); },
+      [this](Leave) { ask_to_leave(); },
+      [this](LeaveNow) { leave(); },
   };
 }
 
@@ -125,6 +126,10 @@ void ExpertNodeActor::on_retire(const wire::Retire& retire) {
 
 void ExpertNodeActor::on_ack(const wire::Ack& ack) {
   if (!orchestrator_.accept_generation(ack.orchestrator_generation)) return;
+  if (ack.code != Code::ok && asked_to_leave_) {
+    log::warn("leaving although replicas stay behind why=\"{}\"", ack.message);
+    return leave();
+  }
   if (ack.code != Code::ok) options_.on_fatal("the orchestrator refused this worker: " + ack.message);
 }
 
@@ -162,7 +167,27 @@ void ExpertNodeActor::on_layer_load(const LayerLoad& layer) {
   load.held_bytes = context_.store->held_bytes();
   load_.load = load;
   orchestrator_.say(wire::Heartbeat{context_.name, options_.registration.incarnation, context_.epoch,
-                                    load, fresh_tokens_});
+                                    load, fresh_tokens_, orchestrator_.generation(), {}});
+}
+
+void ExpertNodeActor::on_drain(const wire::Drain& drain) {
+  if (orchestrator_.accept_generation(drain.orchestrator_generation)) leave();
+}
+
+void ExpertNodeActor::on_link_down(const actor::LinkDown& down) {
+  orchestrator_.on_down(down);
+  if (asked_to_leave_ && !orchestrator_.connected()) leave();
+}
+
+void ExpertNodeActor::ask_to_leave() {
+  if (context_.draining || asked_to_leave_) return;
+  const bool serving = !context_.store->held().empty();
+  if (!serving || options_.drain_timeout == 0 || !orchestrator_.connected()) return leave();
+  log::info("asking the orchestrator to move replicas away patience_s={}",
+            options_.drain_timeout / kSecond);
+  asked_to_leave_ = true;
+  orchestrator_.say(wire::Drain{context_.name, orchestrator_.generation()});
+  actor::tell_after(self_, options_.drain_timeout, &self_, LeaveNow{});
 }
 
 void ExpertNodeActor::leave() {
@@ -184,6 +209,8 @@ void ExpertNodeActor::leave() {
 wire::Register ExpertNodeActor::describe() const {
   wire::Register registration = options_.registration;
   registration.epoch = context_.epoch;
+  registration.draining = context_.draining;
+  registration.orchestrator_generation = orchestrator_.generation();
   for (const ReplicaId id : context_.store->held()) registration.held.emplace_back(id.layer, id.expert);
   return registration;
 }

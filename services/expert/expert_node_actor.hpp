@@ -18,6 +18,7 @@ namespace fulgur::expert {
 struct NodeOptions {
   std::string orchestrator;     ///< endpoint; empty: none
   wire::Register registration;  ///< held, epoch and load are filled at each registration
+  Nanoseconds drain_timeout = 0;  ///< wait of a Leave for the orchestrator to move replicas away
   std::function<void()> on_left;  ///< called once, when the worker has drained
   std::function<void(const std::string& why)> on_fatal;
 };
@@ -42,6 +43,9 @@ class ExpertNodeActor {
   void on_loaded(const ReplicaLoaded& loaded);
   void on_retire(const wire::Retire& retire);
   void on_ack(const wire::Ack& ack);
+  void on_drain(const wire::Drain& drain);
+  void on_link_down(const actor::LinkDown& down);
+  void ask_to_leave();
   void on_layer_load(const LayerLoad& layer);
   void beat();
   void leave();
@@ -61,6 +65,7 @@ class ExpertNodeActor {
   std::uint64_t preparing_epoch_ = 0;   ///< 0: none
   std::size_t replicas_missing_ = 0;
   ReplicaSet wanted_;
+  bool asked_to_leave_ = false;
 };
 
 }  // namespace fulgur::expert

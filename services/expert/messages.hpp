@@ -35,8 +35,11 @@ struct LayerLoad {
   std::vector<std::uint64_t> expert_tokens;  ///< [experts] since the last AskLoad
 };
 
-/// Process -> node actor: SIGTERM or a Drain message; finish what is queued, then leave.
+/// Process -> node actor: SIGTERM. The orchestrator is asked to move the replicas away first.
 struct Leave {};
+
+/// Node actor -> itself: the orchestrator had its time; finish what is queued, then leave.
+struct LeaveNow {};
 
 }  // namespace fulgur::expert
 
@@ -46,3 +49,4 @@ FULGUR_LOCAL_MESSAGE(fulgur::expert::ReplicaLoaded)
 FULGUR_LOCAL_MESSAGE(fulgur::expert::AskLoad)
 FULGUR_LOCAL_MESSAGE(fulgur::expert::LayerLoad)
 FULGUR_LOCAL_MESSAGE(fulgur::expert::Leave)
+FULGUR_LOCAL_MESSAGE(fulgur::expert::LeaveNow)

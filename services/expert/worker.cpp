@@ -34,7 +34,7 @@ Result<std::unique_ptr<Worker>> start_worker(actor::Reactor& reactor,
         });
   }
   NodeOptions node{std::move(options.orchestrator), std::move(options.registration),
-                   std::move(options.on_left), std::move(options.on_fatal)};
+                   options.drain_timeout, std::move(options.on_left), std::move(options.on_fatal)};
   worker->node = reactor.spawn<ExpertNodeActor>(&context, std::move(node), worker->loader.get(),
                                                 &worker->load);
   reactor.subscribe<wire::Dispatch>(worker->node);

@@ -18,6 +18,8 @@ struct WorkerOptions {
   std::string orchestrator;     ///< endpoint; empty: replicas are the ones in `hold`
   std::vector<ReplicaId> hold;  ///< loaded before serving
   ExpertLayerLimits limits;
+  /// How long a Leave waits for the orchestrator to move the replicas away first; 0: not at all.
+  Nanoseconds drain_timeout = 0;
   std::function<void()> on_left;
   std::function<void(const std::string& why)> on_fatal;
 };

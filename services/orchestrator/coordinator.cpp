@@ -40,7 +40,7 @@ void Coordinator::admit(const Member& member, Membership::Arrival arrival) {
         epochs_.worker_joined(member.info);
       break;
     case ServiceKind::attention:
-      if (again)
+      if (again && !member.draining)
         send_placement(member);
       else
         epochs_.shard_joined(member.info);
@@ -69,7 +69,83 @@ void Coordinator::on_heartbeat(transport::LinkId link, const wire::Heartbeat& be
   flush();
 }
 
-void Coordinator::on_link_down(transport::LinkId link) { members_.on_link_down(link); }
+void Coordinator::on_link_down(transport::LinkId link) {
+  const Member* const member = members_.find_by_link(link);
+  if (member == nullptr || !epochs_.dismissed(member->info.name)) {
+    members_.on_link_down(link);
+    return;
+  }
+  left(std::string(member->info.name));
+  flush();
+}
+
+/// A member is gone that was to go.
+void Coordinator::left(const std::string& name) {
+  const Member& member = *members_.find(name);
+  ++counters_.departures;
+  log::info("left kind={} name={} pid={}", to_string(member.info.kind), name, member.info.pid);
+  epochs_.worker_lost(name);
+  epochs_.shard_lost(name);
+  members_.remove(name);
+}
+
+// ---------------------------------------------------------------- drain
+
+Status Coordinator::check_drainable(const std::string& name) const {
+  const Member* const member = members_.find(name);
+  if (member == nullptr || member->state == MemberState::lost)
+    return error(Code::not_found, "no member of the mesh is called {}", name);
+  const ServiceKind kind = member->info.kind;
+  if (kind != ServiceKind::expert && kind != ServiceKind::attention)
+    return error(Code::invalid_argument, "{} is a {}: only expert workers and attention shards drain",
+                 name, to_string(kind));
+  return Status::ok();
+}
+
+Status Coordinator::drain(const std::vector<std::string>& names) {
+  if (names.empty()) return Status(Code::invalid_argument, "nobody is named to drain");
+  std::set<std::string> fresh;
+  for (const std::string& name : names) {
+    FULGUR_RETURN_IF_ERROR(check_drainable(name));
+    if (!members_.find(name)->draining) fresh.insert(name);
+  }
+  if (fresh.empty()) return Status::ok();
+  if (Status possible = epochs_.can_drain(fresh); !possible.is_ok()) {
+    ++counters_.drains_refused;
+    log::warn("refused to drain name={} why=\"{}\"", names.front(), possible.message());
+    return possible;
+  }
+  for (const std::string& name : fresh) {
+    ++counters_.drains;
+    log::info("draining name={}", name);
+    members_.set_draining(name, true);
+    epochs_.drain(name);
+  }
+  flush();
+  return Status::ok();
+}
+
+Status Coordinator::undrain(const std::string& name) {
+  FULGUR_RETURN_IF_ERROR(check_drainable(name));
+  if (!members_.find(name)->draining) return Status::ok();
+  FULGUR_RETURN_IF_ERROR(epochs_.undrain(name));
+  log::info("drains no more name={}", name);
+  members_.set_draining(name, false);
+  flush();
+  return Status::ok();
+}
+
+void Coordinator::on_drain(transport::LinkId link, const wire::Drain& message) {
+  const Member* const member = members_.find(message.name);
+  const Status asked = member == nullptr || member->link != link
+                           ? error(Code::not_found, "{} is not registered here", message.name)
+                           : drain({message.name});
+  if (asked.is_ok()) return;
+  const std::uint64_t id = member == nullptr ? 0 : member->info.incarnation;
+  outbox_.send(link, wire::Ack{id, asked.code(), asked.message(), options_.generation});
+}
+
+// ---------------------------------------------------------------- time
 
 void Coordinator::on_report(const wire::Report& report) {
   ++counters_.reports;
@@ -91,6 +167,10 @@ void Coordinator::on_switched(const wire::Switched& message) {
 void Coordinator::tick() {
   for (const std::string& name : members_.expire()) {
     const Member& member = *members_.find(name);
+    if (member.draining && member.info.kind == ServiceKind::attention) {
+      left(name);
+      continue;
+    }
     ++counters_.losses;
     log::warn("lost kind={} name={} pid={}", to_string(member.info.kind), name, member.info.pid);
     if (member.info.kind == ServiceKind::expert) epochs_.worker_lost(name);
@@ -122,6 +202,9 @@ void Coordinator::flush() {
     } else if (auto* retire = std::get_if<RetireTo>(&action)) {
       if (const Member* member = members_.find(retire->worker))
         outbox_.send(member->link, retire->message);
+    } else if (auto* drain = std::get_if<DrainTo>(&action)) {
+      if (const Member* member = members_.find(drain->member))
+        outbox_.send(member->link, drain->message);
     } else {
       const auto& placement = std::get<Publish>(action).message;
       for (const auto& [name, member] : members_.members())

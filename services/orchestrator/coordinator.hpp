@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "services/orchestrator/epochs.hpp"
 #include "services/orchestrator/membership.hpp"
@@ -31,6 +32,9 @@ struct CoordinatorOptions {
 /// Totals since start.
 struct CoordinatorCounters {
   std::uint64_t losses = 0;
+  std::uint64_t departures = 0;  ///< drained and left
+  std::uint64_t drains = 0;      ///< members told to drain
+  std::uint64_t drains_refused = 0;
   std::uint64_t refused = 0;
   std::uint64_t registrations = 0;
   std::uint64_t reports = 0;
@@ -52,6 +56,16 @@ class Coordinator {
   void on_report(const wire::Report& report);
   void on_prepared(const wire::Prepared& message);
   void on_switched(const wire::Switched& message);
+  /// A member asks to be drained (SIGTERM): refused by an Ack that says why.
+  void on_drain(transport::LinkId link, const wire::Drain& message);
+
+  /// Drains all of `names` or none. not_found for an unknown name, invalid_argument for one that
+  /// cannot drain, failed_precondition when an expert or the clients would have nowhere to go,
+  /// unavailable before the first epoch. Members that drain already are left at it.
+  Status drain(const std::vector<std::string>& names);
+  /// Takes a drain back; failed_precondition when the member was told to leave already.
+  Status undrain(const std::string& name);
+
   /// Call a few times a second: losses, grace periods, phase timeouts.
   void tick();
 
@@ -62,6 +76,8 @@ class Coordinator {
  private:
   void admit(const Member& member, Membership::Arrival arrival);
   void send_placement(const Member& member);
+  Status check_drainable(const std::string& name) const;
+  void left(const std::string& name);
   void begin_when_settled();
   void flush();
 

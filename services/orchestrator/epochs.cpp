@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include <fmt/ranges.h>
+
 #include "common/base/log.hpp"
 
 namespace fulgur::orchestrator {
@@ -30,6 +32,7 @@ Epochs::Worker Epochs::make_worker(const wire::Register& info) const {
   worker.capacity = options_.shape.cells();
   if (options_.expert_bytes > 0 && info.capacity_bytes > 0)
     worker.capacity = std::min(worker.capacity, info.capacity_bytes / options_.expert_bytes);
+  worker.draining = info.draining;
   worker.held = ReplicaMap(options_.shape);
   for (const auto& [layer, expert] : info.held)
     if (layer < options_.shape.layers && expert < options_.shape.experts)
@@ -52,13 +55,18 @@ void Epochs::worker_joined(const wire::Register& info) {
   const bool replaced = workers_.contains(info.name);
   workers_.insert_or_assign(info.name, make_worker(info));
   if (phase_ == Phase::settling) return;
-  if (replaced) {
+  if (replaced)
     plan_without(info.name);
-  } else if (phase_ == Phase::idle) {
+  else
+    replan();
+}
+
+/// Plans now, or as soon as the running change has ended.
+void Epochs::replan() {
+  if (phase_ == Phase::idle)
     plan();
-  } else {
+  else
     joined_since_ = true;
-  }
 }
 
 void Epochs::worker_lost(const std::string& name) {
@@ -75,13 +83,15 @@ void Epochs::worker_again(const wire::Register& info) {
   if (moved && has_committed_) publish_change();
   if (phase_ == Phase::preparing && awaited_.contains(info.name))
     actions_.push_back(PrepareTo{info.name, prepare_message(target_.at(info.name))});
+  if (found->second.dismissed) actions_.push_back(DrainTo{info.name, {info.name, generation_}});
 }
 
 void Epochs::shard_joined(const wire::Register& info) {
   observe_epoch(info.epoch);
-  shards_.insert_or_assign(info.name,
-                           wire::ShardEntry{info.name, info.incarnation, info.endpoint, true});
+  shards_.insert_or_assign(
+      info.name, wire::ShardEntry{info.name, info.incarnation, info.endpoint, !info.draining});
   if (has_committed_) publish_change();
+  if (info.draining) actions_.push_back(DrainTo{info.name, {info.name, generation_}});
 }
 
 void Epochs::shard_lost(const std::string& name) {
@@ -107,21 +117,30 @@ void Epochs::publish_change() {
   if (phase_ != Phase::preparing) return;
   target_epoch_ = next_epoch();
   std::erase_if(target_, [&](const auto& entry) { return !workers_.contains(entry.first); });
-  awaited_.clear();
-  for (const auto& [name, replicas] : target_) {
-    awaited_.insert(name);
-    actions_.push_back(PrepareTo{name, prepare_message(replicas)});
-  }
+  send_prepares();
 }
 
 // ---------------------------------------------------------------- plan and prepare
 
+std::vector<PlacementWorker> Epochs::planned_workers(bool with_draining) const {
+  std::vector<PlacementWorker> workers;
+  for (const auto& [name, worker] : workers_) {
+    const bool leaves = worker.dismissed || (worker.draining && !with_draining);
+    workers.push_back({name, leaves ? 0 : worker.capacity, worker.held});
+  }
+  return workers;
+}
+
 void Epochs::plan() {
   joined_since_ = false;
-  std::vector<PlacementWorker> workers;
-  for (const auto& [name, worker] : workers_)
-    workers.push_back({name, worker.capacity, worker.held});
+  auto workers = planned_workers(false);
   auto planned = plan_placement(options_.shape, options_.replicas, workers);
+  std::string waiting_drain;
+  if (!planned.is_ok()) {
+    workers = planned_workers(true);
+    waiting_drain = "a drain waits for capacity: " + planned.status().message();
+    planned = plan_placement(options_.shape, options_.replicas, workers);
+  }
   phase_ = Phase::idle;
   awaited_.clear();
   if (!planned.is_ok()) {
@@ -129,11 +148,11 @@ void Epochs::plan() {
     log::warn("no placement possible why=\"{}\"", problem_);
     return;
   }
-  problem_ = planned->shortfall;
+  problem_ = waiting_drain.empty() ? planned->shortfall : waiting_drain;
   if (!problem_.empty()) log::warn("fewer replicas than wanted why=\"{}\"", problem_);
   Assignment wanted;
   for (std::size_t i = 0; i < workers.size(); ++i) wanted[workers[i].name] = planned->assigned[i];
-  if (has_committed_ && wanted == committed_ && !unretired_) return;
+  if (has_committed_ && wanted == committed_ && !unretired_) return dismiss_drained();
   start_prepare(*planned, workers);
 }
 
@@ -145,18 +164,29 @@ void Epochs::start_prepare(const PlacementPlan& plan, const std::vector<Placemen
   unretired_ = true;
   deadline_ = clock_.now() + options_.prepare_timeout;
   moves_total_ += plan.moves;
+  left_out_.clear();
   for (std::size_t i = 0; i < workers.size(); ++i) {
-    target_[workers[i].name] = plan.assigned[i];
-    awaited_.insert(workers[i].name);
-    actions_.push_back(PrepareTo{workers[i].name, prepare_message(plan.assigned[i])});
+    const std::string& name = workers[i].name;
+    target_[name] = plan.assigned[i];
+    if (workers_.at(name).draining && plan.assigned[i].count() == 0) left_out_.insert(name);
   }
+  send_prepares();
   log::info("preparing epoch={} workers={} replicas={} moves={}", target_epoch_, workers.size(),
             plan.replicas, plan.moves);
 }
 
+void Epochs::send_prepares() {
+  awaited_.clear();
+  for (const auto& [name, replicas] : target_) {
+    if (left_out_.contains(name)) continue;
+    awaited_.insert(name);
+    actions_.push_back(PrepareTo{name, prepare_message(replicas)});
+  }
+}
+
 wire::Prepare Epochs::prepare_message(const ReplicaMap& replicas) const {
   return {target_epoch_, generation_, options_.shape.layers, options_.shape.experts,
-          replicas.words()};
+          replicas.words(), {}};
 }
 
 void Epochs::on_prepared(const wire::Prepared& message) {
@@ -222,11 +252,12 @@ void Epochs::finish_switch(bool retire) {
     unretired_ = false;
     for (const auto& [name, replicas] : target_) {
       const auto worker = workers_.find(name);
-      if (worker == workers_.end()) continue;
+      if (worker == workers_.end() || left_out_.contains(name)) continue;
       actions_.push_back(RetireTo{name, {target_epoch_, generation_}});
       worker->second.held = replicas;
     }
   }
+  dismiss_drained();
   if (joined_since_) plan();
 }
 
@@ -241,6 +272,88 @@ void Epochs::tick() {
     log::warn("shard={} has not switched to epoch={}: old replicas are kept", *awaited_.begin(),
               target_epoch_);
     finish_switch(false);
+  }
+}
+
+// ---------------------------------------------------------------- drain
+
+Status Epochs::can_drain_shards(const std::set<std::string>& names) const {
+  const auto leaves = [&](const auto& shard) { return names.contains(shard.first); };
+  const bool any = std::any_of(shards_.begin(), shards_.end(), leaves);
+  const bool left = std::any_of(shards_.begin(), shards_.end(), [&](const auto& shard) {
+    return !leaves(shard) && shard.second.accepting;
+  });
+  if (!any || left) return Status::ok();
+  return error(Code::failed_precondition,
+               "no other attention shard would accept requests: {} cannot drain",
+               fmt::join(names, ", "));
+}
+
+Status Epochs::can_drain(const std::set<std::string>& names) const {
+  if (!has_committed_)
+    return error(Code::unavailable, "no placement is committed yet ({})", to_string(phase_));
+  FULGUR_RETURN_IF_ERROR(can_drain_shards(names));
+  ReplicaMap elsewhere(options_.shape);
+  std::uint64_t room = 0;
+  std::size_t others = 0;
+  bool any = false;
+  for (const auto& [name, worker] : workers_) {
+    any |= names.contains(name);
+    if (names.contains(name) || worker.draining) continue;
+    ++others;
+    room += worker.capacity;
+    if (const auto held = committed_.find(name); held != committed_.end())
+      elsewhere.add(held->second);
+  }
+  if (!any || room >= options_.shape.cells()) return Status::ok();
+  std::uint64_t first = 0;
+  const auto served = [&](std::uint64_t cell) {
+    return elsewhere.contains(static_cast<std::uint32_t>(cell / options_.shape.experts),
+                              static_cast<std::uint32_t>(cell % options_.shape.experts));
+  };
+  while (first + 1 < options_.shape.cells() && served(first)) ++first;
+  return error(Code::failed_precondition,
+               "without {} no worker has capacity for expert {} of layer {} and {} more: {} other "
+               "expert workers have room for {} of {}",
+               fmt::join(names, ", "), first % options_.shape.experts,
+               first / options_.shape.experts, options_.shape.cells() - room - 1, others, room,
+               options_.shape.cells());
+}
+
+void Epochs::drain(const std::string& name) {
+  if (const auto worker = workers_.find(name); worker != workers_.end()) {
+    if (std::exchange(worker->second.draining, true)) return;
+    replan();
+  }
+  if (const auto shard = shards_.find(name); shard != shards_.end()) {
+    if (!std::exchange(shard->second.accepting, false)) return;
+    if (has_committed_) publish_change();
+    actions_.push_back(DrainTo{name, {name, generation_}});
+  }
+}
+
+Status Epochs::undrain(const std::string& name) {
+  const auto worker = workers_.find(name);
+  const auto shard = shards_.find(name);
+  const bool told = worker != workers_.end()
+                        ? worker->second.dismissed
+                        : shard != shards_.end() && !shard->second.accepting;
+  if (told) return error(Code::failed_precondition, "{} has been told to leave already", name);
+  if (worker != workers_.end() && std::exchange(worker->second.draining, false)) replan();
+  return Status::ok();
+}
+
+bool Epochs::dismissed(const std::string& name) const {
+  const auto worker = workers_.find(name);
+  return worker != workers_.end() && worker->second.dismissed;
+}
+
+void Epochs::dismiss_drained() {
+  if (phase_ != Phase::idle || !has_committed_) return;
+  for (auto& [name, worker] : workers_) {
+    if (!worker.draining || worker.dismissed || replicas_on(name) > 0) continue;
+    worker.dismissed = true;
+    actions_.push_back(DrainTo{name, {name, generation_}});
   }
 }
 

@@ -1,8 +1,10 @@
 // Placement epochs: plan -> prepare (workers load what they lack) -> commit (the new placement goes
 // to shards and routers) -> switched (no shard routes by an older epoch) -> retire (workers free
 // what is no longer named). A loss in any phase publishes the mesh without the lost one at once and
-// plans again; a join waits for the running change to end. Soft state: after a restart it is
-// rebuilt from what workers say they hold, under epoch numbers above every number heard of.
+// plans again; a join waits for the running change to end. A worker that drains gets nothing in a
+// plan; when it is out of the placement and no shard routes to it any more, it is told to leave.
+// Soft state: after a restart it is rebuilt from what workers say they hold, under epoch numbers
+// above every number heard of.
 //
 // Plain class, one thread. Effects are values in take_actions(), in the order they must be sent.
 #pragma once
@@ -34,7 +36,12 @@ struct RetireTo {
 struct Publish {
   wire::Placement message;
 };
-using EpochAction = std::variant<PrepareTo, RetireTo, Publish>;
+/// To a worker or shard that may go now.
+struct DrainTo {
+  std::string member;
+  wire::Drain message;
+};
+using EpochAction = std::variant<PrepareTo, RetireTo, Publish, DrainTo>;
 
 struct EpochOptions {
   ModelShape shape;
@@ -61,6 +68,17 @@ class Epochs {
   void worker_again(const wire::Register& info);
   void shard_joined(const wire::Register& info);
   void shard_lost(const std::string& name);
+
+  /// ok when all of `names` may leave together; failed_precondition naming an expert that nobody
+  /// else has room for, or the last shard that accepts. Names of nobody are ignored.
+  Status can_drain(const std::set<std::string>& names) const;
+  /// A worker's replicas go elsewhere first, a shard stops accepting; then it hears Drain. A drain
+  /// for which capacity vanishes meanwhile waits for it and the worker goes on serving.
+  void drain(const std::string& name);
+  /// failed_precondition once the member was told to leave.
+  Status undrain(const std::string& name);
+  /// Was told to leave, so that its end is no loss.
+  bool dismissed(const std::string& name) const;
 
   void on_prepared(const wire::Prepared& message);
   void on_switched(const wire::Switched& message);
@@ -94,13 +112,20 @@ class Epochs {
     std::uint64_t capacity = 0;  ///< replicas
     std::uint32_t failures = 0;
     ReplicaMap held;  ///< known to be loaded
+    bool draining = false;
+    bool dismissed = false;
   };
   using Assignment = std::map<std::string, ReplicaMap>;
 
   Worker make_worker(const wire::Register& info) const;
   std::uint64_t next_epoch();
+  Status can_drain_shards(const std::set<std::string>& names) const;
   void plan();
+  void replan();
+  std::vector<PlacementWorker> planned_workers(bool with_draining) const;
   void start_prepare(const PlacementPlan& plan, const std::vector<PlacementWorker>& workers);
+  void send_prepares();
+  void dismiss_drained();
   wire::Prepare prepare_message(const ReplicaMap& replicas) const;
   void plan_without(const std::string& worker);
   void publish_change();
@@ -114,7 +139,7 @@ class Epochs {
   const Clock& clock_;
 
   Phase phase_ = Phase::settling;
-  bool joined_since_ = false;  ///< a join waits for the running change to end
+  bool joined_since_ = false;  ///< a join or a drain waits for the running change to end
   bool unretired_ = false;     ///< workers may hold more than the committed epoch names
   std::uint64_t epoch_seen_ = 0;
   std::map<std::string, Worker> workers_;
@@ -128,6 +153,9 @@ class Epochs {
   std::uint64_t target_epoch_ = 0;  ///< of the last Prepare; what Retire names
   std::uint32_t target_replicas_ = 0;
   Assignment target_;
+  /// Drain and are to hold nothing: nothing to prepare or to free. What they hold serves the
+  /// dispatches of the old epoch that are still on their way.
+  std::set<std::string> left_out_;
   std::set<std::string> awaited_;  ///< workers (preparing) or shards (switching)
   Nanoseconds deadline_ = 0;
 

@@ -65,6 +65,7 @@ Result<Membership::Arrival> Membership::on_register(transport::LinkId link,
     return error(Code::invalid_argument, "a {} cannot register", to_string(info.kind));
   FULGUR_RETURN_IF_ERROR(check_identity(info));
   Arrival arrival = Arrival::joined;
+  bool draining = info.draining;
   if (const auto found = members_.find(info.name); found != members_.end()) {
     const Member& old = found->second;
     if (info.incarnation < old.info.incarnation)
@@ -72,6 +73,7 @@ Result<Membership::Arrival> Membership::on_register(transport::LinkId link,
                    "{} started again since: incarnation {} is older than {}", info.name,
                    info.incarnation, old.info.incarnation);
     const bool present = old.state != MemberState::lost;
+    draining |= old.draining && info.incarnation == old.info.incarnation;
     if (present && old.info.kind != info.kind)
       return error(Code::invalid_argument, "the name {} belongs to a {}", info.name,
                    to_string(old.info.kind));
@@ -82,6 +84,8 @@ Result<Membership::Arrival> Membership::on_register(transport::LinkId link,
   }
   Member member;
   member.info = info;
+  member.info.draining = draining;
+  member.draining = draining;
   member.link = link;
   member.last_seen = clock_.now();
   member.epoch = info.epoch;
@@ -121,10 +125,14 @@ void Membership::on_report(const wire::Report& report) {
   if (member.info.incarnation != report.worker_incarnation) return;
   if (member.state == MemberState::lost) return;
   const Nanoseconds now = clock_.now();
-  const bool confirmed = member.state == MemberState::suspect || member.link == 0 ||
-                         now - member.last_seen > limits_.silent_after;
+  // Others may have lost sight of it by a cut that is between them only: as long as it speaks here,
+  // any number of reports makes it no more than suspect.
+  const bool confirmed = member.link == 0 || now - member.last_seen > limits_.silent_after;
+  if (confirmed)
+    member.suspect_until = now;
+  else if (member.state != MemberState::suspect)
+    member.suspect_until = now + limits_.report_grace;
   member.state = MemberState::suspect;
-  member.suspect_until = confirmed ? now : now + limits_.report_grace;
 }
 
 bool Membership::overdue(const Member& member, Nanoseconds now) const {
@@ -146,6 +154,18 @@ std::vector<std::string> Membership::expire() {
            now - entry.second.last_seen > limits_.forget_after;
   });
   return lost;
+}
+
+void Membership::set_draining(const std::string& name, bool draining) {
+  Member& member = members_.at(name);
+  member.draining = draining;
+  member.info.draining = draining;
+}
+
+const Member* Membership::find_by_link(transport::LinkId link) const {
+  for (const auto& [name, member] : members_)
+    if (link != 0 && member.link == link) return &member;
+  return nullptr;
 }
 
 const Member* Membership::find(const std::string& name) const {

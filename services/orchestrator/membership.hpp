@@ -34,6 +34,7 @@ struct Member {
   Nanoseconds suspect_until = 0;
   std::uint64_t epoch = 0;
   wire::Load load;
+  bool draining = false;  ///< kept over new links of the same incarnation
 };
 
 class Membership {
@@ -54,10 +55,14 @@ class Membership {
   void on_link_down(transport::LinkId link);
   /// A shard lost sight of a worker.
   void on_report(const wire::Report& report);
+  void set_draining(const std::string& name, bool draining);
+  /// Forgets a member that left as it was told to.
+  void remove(const std::string& name) { members_.erase(name); }
   /// Marks who is overdue as lost and returns their names, in order.
   std::vector<std::string> expire();
 
   const Member* find(const std::string& name) const;
+  const Member* find_by_link(transport::LinkId link) const;
   const std::map<std::string, Member>& members() const { return members_; }
   std::size_t count(wire::ServiceKind kind, MemberState state) const;
 

@@ -24,6 +24,11 @@ nlohmann::json to_json(const wire::Load& load) {
           {"held_bytes", load.held_bytes}};
 }
 
+std::string_view shown_state(const Member& member) {
+  return member.draining && member.state == MemberState::alive ? "draining"
+                                                               : to_string(member.state);
+}
+
 nlohmann::json to_json(const Member& member, const Epochs& epochs) {
   return {{"kind", to_string(member.info.kind)},
           {"name", member.info.name},
@@ -34,7 +39,7 @@ nlohmann::json to_json(const Member& member, const Epochs& epochs) {
           {"epoch", member.epoch},
           {"replicas", epochs.replicas_on(member.info.name)},
           {"load", to_json(member.load)},
-          {"state", to_string(member.state)}};
+          {"state", shown_state(member)}};
 }
 
 }  // namespace
@@ -75,6 +80,8 @@ MeshMetrics::MeshMetrics(telemetry::Metrics& metrics)
       refused_(metrics.counter("fulgur_registrations_refused_total", "Registrations refused")),
       registrations_(metrics.counter("fulgur_registrations_total", "Registrations accepted")),
       reports_(metrics.counter("fulgur_worker_reports_total", "Reports of lost workers by shards")),
+      departures_(metrics.counter("fulgur_members_left_total", "Members that drained and left")),
+      drains_refused_(metrics.counter("fulgur_drains_refused_total", "Drains refused")),
       malformed_(metrics.counter("fulgur_malformed_frames_total", "Messages that did not decode")) {
   using enum wire::ServiceKind;
   for (const auto kind : {router, attention, expert})
@@ -96,6 +103,8 @@ void MeshMetrics::update(const Coordinator& coordinator, std::uint64_t malformed
   refused_.set(coordinator.counters().refused);
   registrations_.set(coordinator.counters().registrations);
   reports_.set(coordinator.counters().reports);
+  departures_.set(coordinator.counters().departures);
+  drains_refused_.set(coordinator.counters().drains_refused);
   malformed_.set(malformed_frames);
 }
 

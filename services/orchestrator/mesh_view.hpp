@@ -18,7 +18,8 @@ struct SelfDescription {
 };
 
 /// {"services":[{"kind","name","pid","endpoint","admin","epoch","replicas","load":{…},"state"}],
-///  "epoch","generation","phase","ready","problem"}; lost members are not listed.
+///  "epoch","generation","phase","ready","problem"}; lost members are not listed;
+/// `state` is alive, suspect or draining.
 std::string mesh_json(const Coordinator& coordinator, const SelfDescription& self);
 
 /// Exported numbers; update() from the thread that owns the coordinator.
@@ -38,6 +39,8 @@ class MeshMetrics {
   telemetry::MirroredCounter refused_;
   telemetry::MirroredCounter registrations_;
   telemetry::MirroredCounter reports_;
+  telemetry::MirroredCounter departures_;
+  telemetry::MirroredCounter drains_refused_;
   telemetry::MirroredCounter malformed_;
 };
 

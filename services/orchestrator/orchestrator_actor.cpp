@@ -35,11 +35,22 @@ caf::behavior OrchestratorActor::make_behavior() {
       [this](const Received<wire::Prepared>& message) { coordinator_.on_prepared(message.body); },
       [this](const Received<wire::Switched>& message) { coordinator_.on_switched(message.body); },
       [this](const Received<wire::Report>& message) { coordinator_.on_report(message.body); },
+      [this](const Received<wire::Drain>& message) {
+        coordinator_.on_drain(message.link, message.body);
+      },
       [](const actor::LinkUp&) {},  // a member is whoever registers
       [this](const actor::LinkDown& down) { coordinator_.on_link_down(down.link); },
       [this](const MeshQuery& query) { query.answer(mesh_json(coordinator_, deps_.self)); },
+      [this](const DrainCommand& command) { command.answer(run(command)); },
       [this](Tick) { on_tick(); },
   };
+}
+
+Status OrchestratorActor::run(const DrainCommand& command) {
+  if (command.kind == DrainCommand::Kind::drain) return coordinator_.drain(command.names);
+  for (const std::string& name : command.names)
+    FULGUR_RETURN_IF_ERROR(coordinator_.undrain(name));
+  return Status::ok();
 }
 
 void OrchestratorActor::on_tick() {
@@ -67,6 +78,7 @@ actor::Handle start_orchestrator(actor::Reactor& reactor, OrchestratorDeps deps)
   reactor.subscribe<wire::Prepared>(handle);
   reactor.subscribe<wire::Switched>(handle);
   reactor.subscribe<wire::Report>(handle);
+  reactor.subscribe<wire::Drain>(handle);
   reactor.subscribe_links(handle);
   return handle;
 }

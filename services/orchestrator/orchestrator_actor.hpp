@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "common/actor/reactor.hpp"
 #include "services/orchestrator/mesh_view.hpp"
@@ -14,6 +15,14 @@ namespace fulgur::orchestrator {
 /// Asks for mesh_json(); `answer` is called on the reactor's thread.
 struct MeshQuery {
   std::function<void(std::string json)> answer;
+};
+
+/// Drains or undrains members; `answer` is called on the reactor's thread.
+struct DrainCommand {
+  enum class Kind : std::uint8_t { drain, undrain };
+  Kind kind = Kind::drain;
+  std::vector<std::string> names;
+  std::function<void(const Status& done)> answer;
 };
 
 struct OrchestratorDeps {
@@ -33,6 +42,7 @@ class OrchestratorActor final : private Outbox {
  private:
   void send(transport::LinkId link, wire::Body body) override;
   void on_tick();
+  Status run(const DrainCommand& command);
 
   actor::Self& self_;
   OrchestratorDeps deps_;
@@ -45,3 +55,4 @@ actor::Handle start_orchestrator(actor::Reactor& reactor, OrchestratorDeps deps)
 }  // namespace fulgur::orchestrator
 
 FULGUR_LOCAL_MESSAGE(fulgur::orchestrator::MeshQuery)
+FULGUR_LOCAL_MESSAGE(fulgur::orchestrator::DrainCommand)

@@ -1,21 +1,13 @@
 #include "services/orchestrator/process.hpp"
 
 #include "common/actor/supervisor.hpp"
+#include "services/orchestrator/admin_api.hpp"
 
 namespace fulgur::orchestrator {
 namespace {
 
 Nanoseconds to_nanoseconds(double seconds) {
   return static_cast<Nanoseconds>(seconds * static_cast<double>(kSecond));
-}
-
-/// Answers GET /v1/mesh by asking the actor.
-void add_mesh_route(http::Server& server, const actor::Handle& orchestrator) {
-  server.handle("GET", "/v1/mesh", [orchestrator](http::Request, http::Responder responder) {
-    actor::tell(orchestrator, MeshQuery{[responder](std::string json) {
-                  responder.respond(200, "application/json", std::move(json));
-                }});
-  });
 }
 
 }  // namespace
@@ -46,7 +38,7 @@ void spawn_supervised(actor::Reactor& reactor, const Clock& clock, OrchestratorD
   actor::ChildSpec child;
   child.name = "orchestrator";
   child.start = [&reactor, deps] { return start_orchestrator(reactor, deps); };
-  child.on_started = [&server](const actor::Handle& started) { add_mesh_route(server, started); };
+  child.on_started = [&server](const actor::Handle& started) { add_admin_api(server, started); };
   reactor.spawn<actor::Supervisor>(&clock, supervision, std::vector<actor::ChildSpec>{child});
   reactor.run_until_idle(16);
 }

@@ -30,8 +30,8 @@ class ReadinessBoard {
 CoordinatorOptions coordinator_options(const Options& options, const model::Checkpoint& checkpoint,
                                        const Clock& clock);
 
-/// Spawns the root supervisor with the orchestrator under it, whose GET /v1/mesh `server` answers. When
-/// the actor fails, `ended` says why and the reactor stops: only a new process hears everybody
+/// Spawns the root supervisor with the orchestrator under it, whose commands `server` answers. When the
+/// actor fails, `ended` says why and the reactor stops: only a new process hears everybody
 /// register again. All references outlive the reactor's run.
 void spawn_supervised(actor::Reactor& reactor, const Clock& clock, OrchestratorDeps deps,
                       http::Server& server, Status& ended);

@@ -45,6 +45,13 @@ TEST(Options, UpTakesEveryFlag) {
 TEST(Options, OtherCommands) {
   EXPECT_EQ(parsed<DownOptions>({"down", "--port", "9"}).port, 9);
   EXPECT_TRUE(parsed<StatusOptions>({"status", "--json"}).json);
+  EXPECT_EQ(parsed<DrainOptions>({"drain", "expert-1", "--port", "9"}).name, "expert-1");
+  EXPECT_FALSE(parsed<DrainOptions>({"drain", "expert-1"}).undo);
+  EXPECT_TRUE(parsed<DrainOptions>({"undrain", "expert-1"}).undo);
+  EXPECT_EQ(parsed<ScaleOptions>({"scale", "experts", "4"}).count, 4U);
+  EXPECT_EQ(parse_command_line({"scale", "routers", "4"}).exit_code, 2);
+  EXPECT_EQ(parse_command_line({"scale", "experts", "0"}).exit_code, 2);
+  EXPECT_EQ(parse_command_line({"drain"}).exit_code, 2);
   EXPECT_EQ(parsed<CheckOptions>({"check", "dir"}).directory, "dir");
   EXPECT_EQ(parsed<SynthOptions>({"synth", "--preset", "odd", "--out", "o", "--seed", "7"}).seed,
             7U);

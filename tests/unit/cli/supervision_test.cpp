@@ -68,6 +68,28 @@ TEST_F(SupervisionTest, StartsTheKilledAgain) {
   EXPECT_NE(kill(second, 0), 0);
 }
 
+TEST_F(SupervisionTest, WhoDrainedIsLetGo) {
+  script("leaves", "exec sleep 1000");
+  script("stays", "exec sleep 1000");
+  auto mesh = supervise({"leaves", "stays"});
+  ASSERT_TRUE(mesh->start_all().is_ok());
+  mesh->mesh_is_ready();
+  script("leaves-well", "exit 0");
+  ASSERT_TRUE(mesh->add({"expert", "leaves-well", "leaves-well", "", {}}).is_ok());
+  EXPECT_EQ(mesh->count("expert"), 3U);
+  wait_dead(pid_of("leaves-well"));
+  ASSERT_TRUE(mesh->poll().is_ok());
+  EXPECT_FALSE(mesh->runs("leaves-well"));
+  EXPECT_TRUE(mesh->runs("stays"));
+  EXPECT_EQ(dir_->read()->services.size(), 2U);
+  // A crash is no drain.
+  kill(pid_of("leaves"), SIGKILL);
+  wait_dead(pid_of("leaves"));
+  ASSERT_TRUE(mesh->poll().is_ok());
+  EXPECT_TRUE(mesh->runs("leaves"));
+  mesh->shut_down(10 * kSecond);
+}
+
 TEST_F(SupervisionTest, AServiceThatCannotStartIsQuoted) {
   script("broken", "echo 'fulgur-expert: config.json: no such file' >&2; exit 1");
   auto mesh = supervise({"broken"});

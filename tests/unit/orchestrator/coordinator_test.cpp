@@ -4,53 +4,12 @@
 
 #include <gtest/gtest.h>
 
-#include "orchestrator/scripted_mesh.hpp"
+#include "orchestrator/healthy_mesh.hpp"
 
 namespace fulgur::orchestrator {
 namespace {
 
 using wire::ServiceKind;
-constexpr auto kShape = ScriptedMesh::kShape;
-
-CoordinatorOptions expecting(std::uint32_t experts, std::uint32_t attention) {
-  CoordinatorOptions options = ScriptedMesh::default_options();
-  options.expect_experts = experts;
-  options.expect_attention = attention;
-  return options;
-}
-
-void start_members(ScriptedMesh& mesh, int workers) {
-  mesh.start(ServiceKind::router, "router-0");
-  mesh.start(ServiceKind::attention, "attention-0");
-  for (int i = 0; i < workers; ++i) mesh.start(ServiceKind::expert, "expert-" + std::to_string(i));
-}
-
-/// What shards and routers believe is true: replicas are held where the placement says, by workers
-/// that live, `replicas` times each.
-void expect_healthy(ScriptedMesh& mesh, std::uint32_t replicas) {
-  EXPECT_TRUE(mesh.coordinator().epochs().serving().is_ok());
-  EXPECT_EQ(mesh.coordinator().epochs().phase(), Epochs::Phase::idle);
-  for (const auto& [reader_name, reader] : mesh.peers()) {
-    if (!reader.alive || reader.info.kind == ServiceKind::expert) continue;
-    const wire::Placement& placement = reader.placement;
-    EXPECT_EQ(placement.epoch, mesh.coordinator().epochs().epoch()) << reader_name;
-    std::map<std::pair<std::uint32_t, std::uint32_t>, std::uint32_t> holders;
-    for (const auto& entry : placement.workers) {
-      const auto& worker = mesh.peer(entry.name);
-      EXPECT_TRUE(worker.alive) << entry.name;
-      EXPECT_EQ(entry.incarnation, worker.info.incarnation) << entry.name;
-      EXPECT_EQ(entry.endpoint, worker.info.endpoint);
-      const ReplicaMap named = replicas_of(entry.replicas);
-      EXPECT_EQ(named, worker.held) << entry.name << " holds what the placement names";
-      for (std::uint32_t layer = 0; layer < kShape.layers; ++layer)
-        for (std::uint32_t expert = 0; expert < kShape.experts; ++expert)
-          if (named.contains(layer, expert)) ++holders[{layer, expert}];
-    }
-    EXPECT_EQ(holders.size(), kShape.cells());
-    for (const auto& [cell, count] : holders) EXPECT_EQ(count, replicas);
-  }
-}
-
 TEST(Coordinator, StartsWhenEverybodyExpectedIsThere) {
   ScriptedMesh mesh(expecting(2, 1));
   start_members(mesh, 1);

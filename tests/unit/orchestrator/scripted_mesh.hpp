@@ -18,6 +18,8 @@ class ScriptedMesh final : private Outbox {
   struct Peer {
     wire::Register info;
     bool alive = true;
+    bool told_to_leave = false;  ///< heard Drain; a worker leaves at once, a shard when asked to
+    wire::Ack last_ack;
     ReplicaMap held{kShape};
     std::map<std::uint64_t, ReplicaMap> prepared;
     wire::Placement placement;  ///< shards and routers
@@ -39,7 +41,7 @@ class ScriptedMesh final : private Outbox {
     queue_.clear();
     coordinator_.emplace(options, clock_, static_cast<Outbox&>(*this));
   }
-  void start(wire::ServiceKind kind, const std::string& name) {
+  void start(wire::ServiceKind kind, const std::string& name, std::uint64_t capacity_bytes = 0) {
     Peer& peer = peers_[name];
     const std::uint64_t incarnation = peer.info.incarnation + 1;
     peer = Peer{};
@@ -48,6 +50,7 @@ class ScriptedMesh final : private Outbox {
     peer.info.incarnation = incarnation;
     peer.info.endpoint = "inproc://" + name + "/" + std::to_string(incarnation);
     peer.info.model_fingerprint = 7;
+    peer.info.capacity_bytes = capacity_bytes;
     links_[name] = ++last_link_;
     announce(name);
   }
@@ -74,6 +77,7 @@ class ScriptedMesh final : private Outbox {
   /// Lets time pass with heartbeats of the living, then delivers everything.
   void pass(Nanoseconds time);
 
+  transport::LinkId link(const std::string& name) const { return link_of(name); }
   Coordinator& coordinator() { return *coordinator_; }
   Peer& peer(const std::string& name) { return peers_.at(name); }
   std::map<std::string, Peer>& peers() { return peers_; }
@@ -128,6 +132,11 @@ inline void ScriptedMesh::receive(Peer& peer, const wire::Body& body) {
     peer.prepared.insert_or_assign(prepare->epoch, replicas_of(prepare->replicas));
     coordinator_->on_prepared(
         {peer.info.name, peer.info.incarnation, prepare->epoch, Code::ok, {}});
+  } else if (const auto* ack = std::get_if<wire::Ack>(&body)) {
+    peer.last_ack = *ack;
+  } else if (std::holds_alternative<wire::Drain>(body)) {
+    peer.told_to_leave = true;
+    if (peer.info.kind == wire::ServiceKind::expert) kill(peer.info.name);
   } else if (const auto* retire = std::get_if<wire::Retire>(&body)) {
     peer.held = peer.prepared.at(retire->epoch);
   } else if (const auto* placement = std::get_if<wire::Placement>(&body)) {
