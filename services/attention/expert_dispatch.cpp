@@ -72,6 +72,9 @@ void ExpertDispatch::on_link_down(transport::LinkId link) {
   Worker* worker = by_link(link);
   if (worker == nullptr || !worker->up) return;
   worker->up = false;
+  const bool drained = std::all_of(worker->replicas.begin(), worker->replicas.end(),
+                                   [](std::uint64_t word) { return word == 0; });
+  if (drained && worker->outstanding == 0) return;  // it left as it was to
   ++stats_.workers_lost_total;
   log::warn("lost worker={} outstanding={}", worker->name, worker->outstanding);
   hooks_.report({name_, worker->name, worker->incarnation, Code::unavailable});
