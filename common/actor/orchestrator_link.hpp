@@ -36,7 +36,9 @@ class OrchestratorLink {
   void on_up(const LinkUp& up) {
     if (!owns(up.link)) return;
     connected_ = true;
-    say(describe_());
+    wire::Register registration = describe_();
+    registration.orchestrator_generation = generation_;
+    say(std::move(registration));
   }
 
   void on_down(const LinkDown& down) {
@@ -52,6 +54,8 @@ class OrchestratorLink {
     wire::Message message;
     message.sender = name_;
     message.body = std::move(body);
+    if (auto* const beat = std::get_if<wire::Heartbeat>(&message.body))
+      beat->orchestrator_generation = generation_;
     if (auto sent = transport_.send(link_, wire::encode(message)); !sent.is_ok()) {
       log::debug("not sent to the orchestrator why=\"{}\"", sent.message());
     }

@@ -41,6 +41,8 @@ void ExpertLayerActor::run_pending() {
   RunResult result = layer_.run();
   load_.routed_rows_total += result.routed_rows;
   load_.busy_total += result.compute;
+  for (const auto& answer : result.answers)
+    load_.wait_total += answer.combine.queue_us * kMicrosecond;
   for (auto& answer : result.answers) send(answer.link, answer.trace, std::move(answer.combine));
   if (!layer_.idle()) {
     run_queued_ = true;

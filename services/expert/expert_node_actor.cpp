@@ -8,7 +8,7 @@
 namespace fulgur::expert {
 
 ExpertNodeActor::ExpertNodeActor(actor::Self& self, WorkerContext* context, NodeOptions options,
-                                 ReplicaLoader* loader, NodeLoad* load)
+                                 ReplicaSource* loader, NodeLoad* load)
     : self_(self),
       context_(*context),
       options_(std::move(options)),
@@ -89,12 +89,24 @@ void ExpertNodeActor::on_prepare(const wire::Prepare& prepare) {
   for (const ReplicaId id : wanted_.list()) {
     if (!store.find(id)) missing.push_back(id);
   }
+  const std::size_t urgent = put_urgent_first(missing, prepare.urgent);
   replicas_missing_ = missing.size();
-  log::info("preparing epoch={} replicas={} to_load={}", prepare.epoch, wanted_.list().size(),
-            missing.size());
+  log::info("preparing epoch={} replicas={} to_load={} urgent={}", prepare.epoch,
+            wanted_.list().size(), missing.size(), urgent);
   if (missing.empty()) return finish_prepare(Code::ok, "");
   if (loader_ == nullptr) return finish_prepare(Code::failed_precondition, "replicas are fixed");
-  loader_->load(std::move(missing));
+  loader_->load(std::move(missing), urgent);
+}
+
+/// Sorts what nobody serves now to the front; returns how many those are.
+std::size_t ExpertNodeActor::put_urgent_first(std::vector<ReplicaId>& ids,
+                                              const std::vector<std::uint64_t>& bitmap) const {
+  const WeightStore& store = *context_.store;
+  const auto urgent = ReplicaSet::from_bitmap(store.layers(), store.experts(), bitmap);
+  if (bitmap.empty() || !urgent.is_ok()) return 0;
+  const auto rest = std::stable_partition(ids.begin(), ids.end(),
+                                          [&](ReplicaId id) { return urgent->contains(id); });
+  return static_cast<std::size_t>(rest - ids.begin());
 }
 
 void ExpertNodeActor::on_loaded(const ReplicaLoaded& loaded) {
@@ -162,12 +174,13 @@ void ExpertNodeActor::on_layer_load(const LayerLoad& layer) {
     load.tokens_total += last.routed_rows_total;
     load.requests_total += last.dispatches_total;
     load.busy_ns_total += static_cast<std::uint64_t>(last.busy_total);
+    load.wait_ns_total += static_cast<std::uint64_t>(last.wait_total);
   }
   load.running = load.queue_depth;
   load.held_bytes = context_.store->held_bytes();
   load_.load = load;
   orchestrator_.say(wire::Heartbeat{context_.name, options_.registration.incarnation, context_.epoch,
-                                    load, fresh_tokens_, orchestrator_.generation(), {}});
+                                    load, fresh_tokens_, 0, {}});
 }
 
 void ExpertNodeActor::on_drain(const wire::Drain& drain) {
@@ -210,7 +223,6 @@ wire::Register ExpertNodeActor::describe() const {
   wire::Register registration = options_.registration;
   registration.epoch = context_.epoch;
   registration.draining = context_.draining;
-  registration.orchestrator_generation = orchestrator_.generation();
   for (const ReplicaId id : context_.store->held()) registration.held.emplace_back(id.layer, id.expert);
   return registration;
 }

@@ -33,7 +33,7 @@ struct NodeLoad {
 class ExpertNodeActor {
  public:
   ExpertNodeActor(actor::Self& self, WorkerContext* context, NodeOptions options,
-                  ReplicaLoader* loader, NodeLoad* load);
+                  ReplicaSource* loader, NodeLoad* load);
   caf::behavior make_behavior();
 
  private:
@@ -41,6 +41,8 @@ class ExpertNodeActor {
   void on_dispatch(actor::Received<wire::Dispatch>& received);
   void on_prepare(const wire::Prepare& prepare);
   void on_loaded(const ReplicaLoaded& loaded);
+  std::size_t put_urgent_first(std::vector<ReplicaId>& ids,
+                               const std::vector<std::uint64_t>& bitmap) const;
   void on_retire(const wire::Retire& retire);
   void on_ack(const wire::Ack& ack);
   void on_drain(const wire::Drain& drain);
@@ -55,7 +57,7 @@ class ExpertNodeActor {
   actor::Self& self_;
   WorkerContext& context_;
   NodeOptions options_;
-  ReplicaLoader* loader_;  ///< null when the replicas are fixed at start
+  ReplicaSource* loader_;  ///< null when the replicas are fixed at start
   NodeLoad& load_;
   actor::OrchestratorLink orchestrator_;
   std::vector<actor::Handle> layers_;

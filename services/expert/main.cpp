@@ -3,6 +3,7 @@
 #include "common/base/memory.hpp"
 #include "common/service/member.hpp"
 #include "services/expert/worker.hpp"
+#include "services/expert/worker_flags.hpp"
 #include "services/expert/worker_metrics.hpp"
 
 using namespace fulgur;
@@ -11,7 +12,7 @@ namespace {
 
 constexpr const char* kProgram = "fulgur-expert";
 
-int run(const service::Flags& flags, std::uint64_t capacity_bytes) {
+int run(const service::Flags& flags, const expert::WorkerFlags& own) {
   service::Member member(kProgram, wire::ServiceKind::expert, flags);
   if (const Status opened = member.open(); !opened.is_ok()) return member.fail(opened);
   const auto precision =
@@ -23,7 +24,8 @@ int run(const service::Flags& flags, std::uint64_t capacity_bytes) {
 
   expert::WorkerOptions options;
   options.orchestrator = flags.orchestrator;
-  options.registration = member.registration(capacity_bytes);
+  options.registration = member.registration(own.capacity_bytes);
+  expert::apply(own, options);
   options.on_left = [&] { member.left(); };
   options.on_fatal = [&](const std::string& why) { member.fatal(why); };
   std::unique_ptr<expert::Worker> worker;  // outlives the actors of the reactor
@@ -43,10 +45,10 @@ int main(int argc, char** argv) {
   tune_allocator();
   CLI::App app("Fulgur expert worker: runs (layer, expert) replicas for attention shards", kProgram);
   service::Flags flags;
-  std::uint64_t capacity_bytes = 0;
+  expert::WorkerFlags own;
   service::add_flags(app, flags);
-  app.add_option("--capacity-bytes", capacity_bytes, "expert weights this worker may hold; 0: no limit");
+  expert::add_worker_flags(app, own);
   if (auto code = service::parse(app, argc, argv)) return *code;
   log::init(flags.name, log::parse_level(flags.log_level));
-  return run(flags, capacity_bytes);
+  return run(flags, own);
 }

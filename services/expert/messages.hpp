@@ -32,6 +32,7 @@ struct LayerLoad {
   std::uint64_t dispatches_total = 0;
   std::uint64_t routed_rows_total = 0;
   Nanoseconds busy_total = 0;
+  Nanoseconds wait_total = 0;  ///< of dispatches in the queue
   std::vector<std::uint64_t> expert_tokens;  ///< [experts] since the last AskLoad
 };
 

@@ -94,10 +94,12 @@ Result<std::shared_ptr<const kernels::Expert>> load_expert(const model::Checkpoi
 }
 
 ReplicaLoader::ReplicaLoader(std::shared_ptr<const model::Checkpoint> checkpoint,
-                             std::unique_ptr<kernels::Backend> packer, OnLoaded on_loaded)
+                             std::unique_ptr<kernels::Backend> packer,
+                             std::uint64_t bytes_per_second, OnLoaded on_loaded)
     : checkpoint_(std::move(checkpoint)),
       packer_(std::move(packer)),
       on_loaded_(std::move(on_loaded)),
+      bucket_(bytes_per_second),
       thread_([this] { run(); }) {}
 
 ReplicaLoader::~ReplicaLoader() {
@@ -109,13 +111,23 @@ ReplicaLoader::~ReplicaLoader() {
   thread_.join();
 }
 
-void ReplicaLoader::load(std::vector<ReplicaId> ids) {
+void ReplicaLoader::load(std::vector<ReplicaId> ids, std::size_t urgent) {
   std::reverse(ids.begin(), ids.end());
   {
     const std::lock_guard lock(mutex_);
     waiting_ = std::move(ids);
+    urgent_ = std::min(urgent, waiting_.size());
   }
   changed_.notify_one();
+}
+
+/// 0 when the next replica may be loaded now, and its bytes are taken from the budget.
+Nanoseconds ReplicaLoader::wait_for_budget() {
+  const std::uint64_t bytes = checkpoint_->expert_bytes();
+  if (urgent_ == 0) return bucket_.take(bytes, clock_.now());
+  --urgent_;
+  bucket_.charge(bytes);
+  return 0;
 }
 
 void ReplicaLoader::run() {
@@ -123,6 +135,11 @@ void ReplicaLoader::run() {
   while (true) {
     changed_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
     if (stopping_) return;
+    if (const Nanoseconds wait = wait_for_budget(); wait > 0) {
+      // A new list, which may be urgent, ends the wait.
+      changed_.wait_for(lock, std::chrono::nanoseconds(wait));
+      continue;
+    }
     const ReplicaId id = waiting_.back();
     waiting_.pop_back();
     lock.unlock();

@@ -17,6 +17,7 @@
 #include "common/base/status.hpp"
 #include "common/model/checkpoint.hpp"
 #include "kernels/include/fulgur/kernels/backend.hpp"
+#include "services/expert/byte_bucket.hpp"
 
 namespace fulgur::expert {
 
@@ -75,23 +76,35 @@ class WeightStore {
 Result<std::shared_ptr<const kernels::Expert>> load_expert(const model::Checkpoint& checkpoint,
                                                            ReplicaId id, kernels::Backend& backend);
 
-/// Loads lists of replicas one after another on its own thread, with its own packing backend.
-class ReplicaLoader {
+/// Where replicas come from that an orchestrator asks for, off the serving path.
+class ReplicaSource {
  public:
-  /// Called on the loader's thread for each replica, in order.
+  /// Called for each replica, in order, from any thread.
   using OnLoaded = std::function<void(ReplicaId, Result<std::shared_ptr<const kernels::Expert>>)>;
 
+  virtual ~ReplicaSource() = default;
+  /// Replaces whatever was still waiting to be loaded. The first `urgent` are waited for by
+  /// requests. Reactor thread.
+  virtual void load(std::vector<ReplicaId> ids, std::size_t urgent) = 0;
+};
+
+/// Loads lists of replicas one after another on its own thread, with its own packing backend: what
+/// is urgent as fast as it can, the rest at a bounded rate, so that serving does not suffer.
+class ReplicaLoader final : public ReplicaSource {
+ public:
+  /// bytes_per_second 0: no bound.
   ReplicaLoader(std::shared_ptr<const model::Checkpoint> checkpoint,
-                std::unique_ptr<kernels::Backend> packer, OnLoaded on_loaded);
-  ~ReplicaLoader();
+                std::unique_ptr<kernels::Backend> packer, std::uint64_t bytes_per_second,
+                OnLoaded on_loaded);
+  ~ReplicaLoader() override;
   ReplicaLoader(const ReplicaLoader&) = delete;
   ReplicaLoader& operator=(const ReplicaLoader&) = delete;
 
-  /// Replaces whatever was still waiting to be loaded. Reactor thread.
-  void load(std::vector<ReplicaId> ids);
+  void load(std::vector<ReplicaId> ids, std::size_t urgent) override;
 
  private:
   void run();
+  Nanoseconds wait_for_budget();
 
   std::shared_ptr<const model::Checkpoint> checkpoint_;
   std::unique_ptr<kernels::Backend> packer_;
@@ -99,6 +112,9 @@ class ReplicaLoader {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<ReplicaId> waiting_;  ///< in reverse: the next one is at the back
+  std::size_t urgent_ = 0;          ///< of them, at the back
+  ByteBucket bucket_;
+  const RealClock clock_;
   bool stopping_ = false;
   std::thread thread_;
 };

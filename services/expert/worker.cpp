@@ -23,15 +23,19 @@ Result<std::unique_ptr<Worker>> start_worker(actor::Reactor& reactor,
   context.clock = &reactor.clock();
   context.pool = std::make_shared<BufferPool>();
   context.limits = options.limits;
-  if (packer) {
-    // The node actor exists before the loader is asked for anything.
-    worker->loader = std::make_unique<ReplicaLoader>(
-        std::move(checkpoint), std::move(packer),
-        [raw = worker.get()](ReplicaId id, Result<std::shared_ptr<const kernels::Expert>> loaded) {
-          actor::tell(raw->node, loaded.is_ok()
-                                     ? ReplicaLoaded{id, *loaded, ""}
-                                     : ReplicaLoaded{id, nullptr, loaded.status().to_string()});
-        });
+  // The node actor exists before the loader is asked for anything.
+  ReplicaSource::OnLoaded on_loaded =
+      [raw = worker.get()](ReplicaId id, Result<std::shared_ptr<const kernels::Expert>> loaded) {
+        actor::tell(raw->node, loaded.is_ok()
+                                   ? ReplicaLoaded{id, *loaded, ""}
+                                   : ReplicaLoaded{id, nullptr, loaded.status().to_string()});
+      };
+  if (options.make_source) {
+    worker->loader = options.make_source(std::move(on_loaded));
+  } else if (packer) {
+    worker->loader = std::make_unique<ReplicaLoader>(std::move(checkpoint), std::move(packer),
+                                                     options.load_bytes_per_second,
+                                                     std::move(on_loaded));
   }
   NodeOptions node{std::move(options.orchestrator), std::move(options.registration),
                    options.drain_timeout, std::move(options.on_left), std::move(options.on_fatal)};

@@ -18,6 +18,9 @@ struct WorkerOptions {
   std::string orchestrator;     ///< endpoint; empty: replicas are the ones in `hold`
   std::vector<ReplicaId> hold;  ///< loaded before serving
   ExpertLayerLimits limits;
+  /// Makes what loads replicas on demand; empty: a ReplicaLoader with `packer`.
+  std::function<std::unique_ptr<ReplicaSource>(ReplicaSource::OnLoaded)> make_source;
+  std::uint64_t load_bytes_per_second = 0;  ///< of loads that nobody waits for; 0: no bound
   /// How long a Leave waits for the orchestrator to move the replicas away first; 0: not at all.
   Nanoseconds drain_timeout = 0;
   std::function<void()> on_left;
@@ -28,7 +31,7 @@ struct WorkerOptions {
 struct Worker {
   WorkerContext context;
   std::unique_ptr<WeightStore> store;
-  std::unique_ptr<ReplicaLoader> loader;
+  std::unique_ptr<ReplicaSource> loader;
   NodeLoad load;
   actor::Handle node;
 };
