@@ -6,7 +6,56 @@ namespace fulgur::orchestrator {
 
 using wire::ServiceKind;
 
+Coordinator::Coordinator(CoordinatorOptions options, const Clock& clock, Outbox& outbox)
+    : options_([&] {
+        options.epochs.hints = [this] { return hints(); };
+        return std::move(options);
+      }()),
+      clock_(clock),
+      outbox_(outbox),
+      members_(options_.fingerprint, options_.membership, clock),
+      epochs_(options_.epochs, options_.generation, clock),
+      load_(options_.epochs.shape, options_.history, clock),
+      pools_(options_.pools) {}
+
+/// False once a member obeys a newer orchestrator: two at once would pull the mesh apart. One that
+/// has not published yet is the newer one, whatever its clock said, and takes a higher number.
+bool Coordinator::obeyed(const std::string& by, std::uint64_t generation) {
+  if (superseded_by_ != 0) return false;
+  if (generation <= options_.generation) return true;
+  if (epochs_.phase() == Epochs::Phase::settling) {
+    options_.generation = generation + 1;
+    epochs_.set_generation(options_.generation);
+    return true;
+  }
+  superseded_by_ = generation;
+  log::error("stepping down: {} obeys the orchestrator of generation {}, this one is {}; end one "
+             "of the two", by, generation, options_.generation);
+  return false;
+}
+
+PlanningHints Coordinator::hints() const {
+  PlanningHints hints;
+  hints.load = load_.snapshot();
+  for (const auto& [name, member] : members_.members())
+    if (member.info.kind == ServiceKind::expert) hints.speeds[name] = seen(member).speed;
+  return hints;
+}
+
+Status Coordinator::serving() const {
+  if (superseded_by_ == 0) return epochs_.serving();
+  return error(Code::failed_precondition, "superseded by the orchestrator of generation {}",
+               superseded_by_);
+}
+
+void Coordinator::forget(const std::string& name) {
+  pools_.forget(name);
+  worker_view_.forget_shard(name);
+  slow_.erase(name);
+}
+
 void Coordinator::on_register(transport::LinkId link, const wire::Register& info) {
+  if (!obeyed(info.name, info.orchestrator_generation)) return;
   wire::Ack ack{info.incarnation, Code::ok, {}, options_.generation};
   const auto arrival = members_.on_register(link, info);
   if (!arrival.is_ok()) {
@@ -55,7 +104,27 @@ void Coordinator::send_placement(const Member& member) {
   if (auto placement = epochs_.placement()) outbox_.send(member.link, std::move(*placement));
 }
 
+void Coordinator::learn(const Member& member, const wire::Heartbeat& beat) {
+  const auto kind = member.info.kind;
+  pools_.observe(kind, beat.name, beat.incarnation, beat.load, clock_.now());
+  if (kind == ServiceKind::expert) load_.add(beat.expert_tokens);
+  if (kind != ServiceKind::attention) return;
+  worker_view_.observe(beat.name, beat.workers);
+  for (const wire::WorkerSeen& seen : beat.workers)
+    if (const Member* const worker = members_.find(seen.name)) note_slow(*worker);
+}
+
+void Coordinator::note_slow(const Member& worker) {
+  const std::string& name = worker.info.name;
+  const auto summary = seen(worker);
+  if (summary.slow && slow_.insert(name).second)
+    log::warn("slow worker={} speed={:.2f}: shards route around it", name, summary.speed);
+  if (!summary.slow && slow_.erase(name) > 0)
+    log::info("not slow any more worker={} speed={:.2f}", name, summary.speed);
+}
+
 void Coordinator::on_heartbeat(transport::LinkId link, const wire::Heartbeat& beat) {
+  if (!obeyed(beat.name, beat.orchestrator_generation)) return;
   const auto revived = members_.on_heartbeat(link, beat);
   if (!revived.is_ok()) {
     // Its registration is on the way, or it is an older process that has been replaced.
@@ -63,6 +132,7 @@ void Coordinator::on_heartbeat(transport::LinkId link, const wire::Heartbeat& be
     return;
   }
   epochs_.observe_epoch(beat.epoch);
+  learn(*members_.find(beat.name), beat);
   if (!*revived) return;
   log::info("back name={}", beat.name);
   admit(*members_.find(beat.name), Membership::Arrival::joined);
@@ -70,6 +140,7 @@ void Coordinator::on_heartbeat(transport::LinkId link, const wire::Heartbeat& be
 }
 
 void Coordinator::on_link_down(transport::LinkId link) {
+  if (superseded_by_ != 0) return;
   const Member* const member = members_.find_by_link(link);
   if (member == nullptr || !epochs_.dismissed(member->info.name)) {
     members_.on_link_down(link);
@@ -86,6 +157,7 @@ void Coordinator::left(const std::string& name) {
   log::info("left kind={} name={} pid={}", to_string(member.info.kind), name, member.info.pid);
   epochs_.worker_lost(name);
   epochs_.shard_lost(name);
+  forget(name);
   members_.remove(name);
 }
 
@@ -103,6 +175,7 @@ Status Coordinator::check_drainable(const std::string& name) const {
 }
 
 Status Coordinator::drain(const std::vector<std::string>& names) {
+  if (superseded_by_ != 0) return serving();
   if (names.empty()) return Status(Code::invalid_argument, "nobody is named to drain");
   std::set<std::string> fresh;
   for (const std::string& name : names) {
@@ -126,6 +199,7 @@ Status Coordinator::drain(const std::vector<std::string>& names) {
 }
 
 Status Coordinator::undrain(const std::string& name) {
+  if (superseded_by_ != 0) return serving();
   FULGUR_RETURN_IF_ERROR(check_drainable(name));
   if (!members_.find(name)->draining) return Status::ok();
   FULGUR_RETURN_IF_ERROR(epochs_.undrain(name));
@@ -137,6 +211,7 @@ Status Coordinator::undrain(const std::string& name) {
 
 void Coordinator::on_drain(transport::LinkId link, const wire::Drain& message) {
   const Member* const member = members_.find(message.name);
+  if (superseded_by_ != 0) return;
   const Status asked = member == nullptr || member->link != link
                            ? error(Code::not_found, "{} is not registered here", message.name)
                            : drain({message.name});
@@ -148,6 +223,7 @@ void Coordinator::on_drain(transport::LinkId link, const wire::Drain& message) {
 // ---------------------------------------------------------------- time
 
 void Coordinator::on_report(const wire::Report& report) {
+  if (superseded_by_ != 0 || epochs_.dismissed(report.worker)) return;
   ++counters_.reports;
   log::info("report by={} worker={} code={}", report.name, report.worker, to_string(report.code));
   members_.on_report(report);
@@ -155,16 +231,19 @@ void Coordinator::on_report(const wire::Report& report) {
 }
 
 void Coordinator::on_prepared(const wire::Prepared& message) {
+  if (superseded_by_ != 0) return;
   epochs_.on_prepared(message);
   flush();
 }
 
 void Coordinator::on_switched(const wire::Switched& message) {
+  if (superseded_by_ != 0) return;
   epochs_.on_switched(message);
   flush();
 }
 
 void Coordinator::tick() {
+  if (superseded_by_ != 0) return;
   for (const std::string& name : members_.expire()) {
     const Member& member = *members_.find(name);
     if (member.draining && member.info.kind == ServiceKind::attention) {
@@ -173,12 +252,19 @@ void Coordinator::tick() {
     }
     ++counters_.losses;
     log::warn("lost kind={} name={} pid={}", to_string(member.info.kind), name, member.info.pid);
+    forget(name);
     if (member.info.kind == ServiceKind::expert) epochs_.worker_lost(name);
     if (member.info.kind == ServiceKind::attention) epochs_.shard_lost(name);
   }
   begin_when_settled();
   epochs_.tick();
   flush();
+  if (!epochs_.placement()) return;
+  const auto serve = [this](ServiceKind kind) {
+    return static_cast<std::uint32_t>(members_.count(kind, MemberState::alive) -
+                                      members_.count_draining(kind));
+  };
+  pools_.tick(serve(ServiceKind::expert), serve(ServiceKind::attention), clock_.now());
 }
 
 // A restarted orchestrator must hear all members before it plans, or it would move replicas of

@@ -7,7 +7,10 @@
 #include <vector>
 
 #include "services/orchestrator/epochs.hpp"
+#include "services/orchestrator/load_history.hpp"
 #include "services/orchestrator/membership.hpp"
+#include "services/orchestrator/pools.hpp"
+#include "services/orchestrator/worker_view.hpp"
 
 namespace fulgur::orchestrator {
 
@@ -21,8 +24,12 @@ class Outbox {
 struct CoordinatorOptions {
   EpochOptions epochs;
   MembershipLimits membership;
+  LoadHistoryOptions history;
+  PoolsOptions pools;
   std::uint64_t fingerprint = 0;
-  std::uint64_t generation = 0;        ///< larger at every start of the orchestrator
+  /// Larger at every start of the orchestrator. One that has not published anything yet takes a
+  /// number above every other it hears of; one that has steps down when it hears of a larger one.
+  std::uint64_t generation = 0;
   std::uint32_t expect_experts = 0;    ///< the first epoch waits for this many workers …
   std::uint32_t expect_attention = 0;  ///< … and shards …
   Nanoseconds grace = 10 * kSecond;    ///< … at most this long after the first worker
@@ -43,12 +50,9 @@ struct CoordinatorCounters {
 
 class Coordinator {
  public:
-  Coordinator(CoordinatorOptions options, const Clock& clock, Outbox& outbox)
-      : options_(std::move(options)),
-        clock_(clock),
-        outbox_(outbox),
-        members_(options_.fingerprint, options_.membership, clock),
-        epochs_(options_.epochs, options_.generation, clock) {}
+  Coordinator(CoordinatorOptions options, const Clock& clock, Outbox& outbox);
+  Coordinator(const Coordinator&) = delete;
+  Coordinator& operator=(const Coordinator&) = delete;
 
   void on_register(transport::LinkId link, const wire::Register& info);
   void on_heartbeat(transport::LinkId link, const wire::Heartbeat& beat);
@@ -72,8 +76,21 @@ class Coordinator {
   const Membership& members() const { return members_; }
   const Epochs& epochs() const { return epochs_; }
   const CoordinatorCounters& counters() const { return counters_; }
+  const Pools& pools() const { return pools_; }
+  WorkerView::Summary seen(const Member& worker) const {
+    return worker_view_.summary(worker.info.name, worker.info.incarnation);
+  }
+  /// Whether the mesh serves under this orchestrator, or why not.
+  Status serving() const;
+  /// Generation of the orchestrator that members obey instead of this one; 0: none.
+  std::uint64_t superseded_by() const { return superseded_by_; }
 
  private:
+  bool obeyed(const std::string& by, std::uint64_t generation);
+  PlanningHints hints() const;
+  void learn(const Member& member, const wire::Heartbeat& beat);
+  void forget(const std::string& name);
+  void note_slow(const Member& worker);
   void admit(const Member& member, Membership::Arrival arrival);
   void send_placement(const Member& member);
   Status check_drainable(const std::string& name) const;
@@ -87,6 +104,11 @@ class Coordinator {
   Membership members_;
   Epochs epochs_;
   CoordinatorCounters counters_;
+  LoadHistory load_;
+  Pools pools_;
+  WorkerView worker_view_;
+  std::set<std::string> slow_;  ///< workers that were logged as slow
+  std::uint64_t superseded_by_ = 0;
   Nanoseconds first_worker_at_ = -1;
 };
 

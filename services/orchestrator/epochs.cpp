@@ -33,6 +33,7 @@ Epochs::Worker Epochs::make_worker(const wire::Register& info) const {
   if (options_.expert_bytes > 0 && info.capacity_bytes > 0)
     worker.capacity = std::min(worker.capacity, info.capacity_bytes / options_.expert_bytes);
   worker.draining = info.draining;
+  worker.domain = info.failure_domain;
   worker.held = ReplicaMap(options_.shape);
   for (const auto& [layer, expert] : info.held)
     if (layer < options_.shape.layers && expert < options_.shape.experts)
@@ -122,25 +123,45 @@ void Epochs::publish_change() {
 
 // ---------------------------------------------------------------- plan and prepare
 
-std::vector<PlacementWorker> Epochs::planned_workers(bool with_draining) const {
-  std::vector<PlacementWorker> workers;
-  for (const auto& [name, worker] : workers_) {
-    const bool leaves = worker.dismissed || (worker.draining && !with_draining);
-    workers.push_back({name, leaves ? 0 : worker.capacity, worker.held});
+PlacementInput Epochs::planning_input(bool forced) const {
+  PlacementInput input;
+  input.shape = options_.shape;
+  input.replicas = options_.replicas;
+  input.forced = forced;
+  input.since_change = clock_.now() - changed_at_;
+  input.policy = options_.policy;
+  input.policy.interval_min = options_.rebalance_interval;
+  PlanningHints hints;
+  if (options_.rebalance_interval > 0 && options_.hints) {
+    hints = options_.hints();
+    input.spare = options_.spare;
+    input.load = std::move(hints.load);
   }
-  return workers;
+  for (const auto& [name, worker] : workers_) {
+    PlacementWorker planned{name, worker.dismissed ? 0 : worker.capacity, worker.held};
+    planned.domain = worker.domain;
+    planned.draining = worker.draining;
+    if (const auto speed = hints.speeds.find(name); speed != hints.speeds.end())
+      planned.speed = speed->second;
+    input.workers.push_back(std::move(planned));
+  }
+  return input;
 }
 
-void Epochs::plan() {
-  joined_since_ = false;
-  auto workers = planned_workers(false);
-  auto planned = plan_placement(options_.shape, options_.replicas, workers);
+/// `forced`: members have changed; else only what is worth its moves is done.
+void Epochs::plan(bool forced) {
+  if (forced) joined_since_ = false;
+  PlacementInput input = planning_input(forced);
+  auto planned = plan_placement(input);
   std::string waiting_drain;
   if (!planned.is_ok()) {
-    workers = planned_workers(true);
     waiting_drain = "a drain waits for capacity: " + planned.status().message();
-    planned = plan_placement(options_.shape, options_.replicas, workers);
+    for (PlacementWorker& worker : input.workers) worker.draining = false;
+    planned = plan_placement(input);
   }
+  const auto& workers = input.workers;
+  if (planned.is_ok()) balance_ = planned->by_load ? planned->after.excess() : 0;
+  if (!forced && (!planned.is_ok() || planned->kept)) return;
   phase_ = Phase::idle;
   awaited_.clear();
   if (!planned.is_ok()) {
@@ -153,6 +174,11 @@ void Epochs::plan() {
   Assignment wanted;
   for (std::size_t i = 0; i < workers.size(); ++i) wanted[workers[i].name] = planned->assigned[i];
   if (has_committed_ && wanted == committed_ && !unretired_) return dismiss_drained();
+  if (!forced) {
+    ++rebalances_total_;
+    log::info("re-balancing moves={} excess_before={:.3f} excess_after={:.3f}", planned->moves,
+              planned->before.excess(), planned->after.excess());
+  }
   start_prepare(*planned, workers);
 }
 
@@ -164,6 +190,7 @@ void Epochs::start_prepare(const PlacementPlan& plan, const std::vector<Placemen
   unretired_ = true;
   deadline_ = clock_.now() + options_.prepare_timeout;
   moves_total_ += plan.moves;
+  if (plan.moves > 0) changed_at_ = clock_.now();
   left_out_.clear();
   for (std::size_t i = 0; i < workers.size(); ++i) {
     const std::string& name = workers[i].name;
@@ -186,7 +213,19 @@ void Epochs::send_prepares() {
 
 wire::Prepare Epochs::prepare_message(const ReplicaMap& replicas) const {
   return {target_epoch_, generation_, options_.shape.layers, options_.shape.experts,
-          replicas.words(), {}};
+          replicas.words(), urgent_of(replicas)};
+}
+
+/// Those of `replicas` that no live worker serves: whoever waits for them waits for this load.
+std::vector<std::uint64_t> Epochs::urgent_of(const ReplicaMap& replicas) const {
+  ReplicaMap served(options_.shape);
+  for (const auto& [name, held] : committed_)
+    if (workers_.contains(name)) served.add(held);
+  std::vector<std::uint64_t> urgent = replicas.words();
+  bool any = false;
+  for (std::size_t i = 0; i < urgent.size(); ++i) any |= (urgent[i] &= ~served.words()[i]) != 0;
+  if (!any) urgent.clear();
+  return urgent;
 }
 
 void Epochs::on_prepared(const wire::Prepared& message) {
@@ -262,6 +301,11 @@ void Epochs::finish_switch(bool retire) {
 }
 
 void Epochs::tick() {
+  const bool weighs = options_.rebalance_interval > 0 && phase_ == Phase::idle && has_committed_;
+  if (weighs && clock_.now() - weighed_at_ >= options_.rebalance_interval) {
+    weighed_at_ = clock_.now();
+    plan(false);
+  }
   if (clock_.now() < deadline_) return;
   if (phase_ == Phase::preparing) {
     const std::string name = *awaited_.begin();

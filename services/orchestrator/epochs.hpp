@@ -10,6 +10,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -43,10 +44,20 @@ struct DrainTo {
 };
 using EpochAction = std::variant<PrepareTo, RetireTo, Publish, DrainTo>;
 
+/// What is known of the load when a plan is made.
+struct PlanningHints {
+  std::vector<double> load;  ///< [layers, experts] decayed tokens; empty: plan evenly
+  std::map<std::string, double> speeds;  ///< of workers, relative; 1 where missing
+};
+
 struct EpochOptions {
   ModelShape shape;
   std::uint32_t replicas = 2;
   std::uint64_t expert_bytes = 0;  ///< 0: capacities are not limited by bytes
+  double spare = 0;                ///< replicas more for hot experts, as a part of all experts
+  Nanoseconds rebalance_interval = 0;  ///< least time between two changes for balance; 0: never
+  RebalancePolicy policy;          ///< its interval_min is rebalance_interval
+  std::function<PlanningHints()> hints;  ///< asked at each plan when re-balancing is on
   Nanoseconds prepare_timeout = 600 * kSecond;
   Nanoseconds switch_timeout = 30 * kSecond;
 };
@@ -82,7 +93,7 @@ class Epochs {
 
   void on_prepared(const wire::Prepared& message);
   void on_switched(const wire::Switched& message);
-  /// Timeouts of the running phase.
+  /// Timeouts of the running phase; re-balances when it is time and worth it.
   void tick();
 
   /// Numbers of new epochs stay above any that a member reports.
@@ -98,6 +109,11 @@ class Epochs {
   Phase phase() const { return phase_; }
   std::uint64_t epoch() const { return committed_epoch_; }
   std::uint64_t generation() const { return generation_; }
+  /// Before the first epoch only: a number above every other orchestrator's.
+  void set_generation(std::uint64_t generation) { generation_ = generation; }
+  std::uint64_t rebalances_total() const { return rebalances_total_; }
+  /// How even the last plan by load is; 1 is perfect, 0: no load was known.
+  double balance() const { return balance_; }
   std::uint64_t moves_total() const { return moves_total_; }
   std::uint32_t replicas() const { return committed_replicas_; }
   /// Why not every expert has the wanted number of replicas; empty when all is well.
@@ -111,6 +127,7 @@ class Epochs {
     std::string endpoint;
     std::uint64_t capacity = 0;  ///< replicas
     std::uint32_t failures = 0;
+    std::string domain;
     ReplicaMap held;  ///< known to be loaded
     bool draining = false;
     bool dismissed = false;
@@ -120,13 +137,14 @@ class Epochs {
   Worker make_worker(const wire::Register& info) const;
   std::uint64_t next_epoch();
   Status can_drain_shards(const std::set<std::string>& names) const;
-  void plan();
+  void plan(bool forced = true);
   void replan();
-  std::vector<PlacementWorker> planned_workers(bool with_draining) const;
+  PlacementInput planning_input(bool forced) const;
   void start_prepare(const PlacementPlan& plan, const std::vector<PlacementWorker>& workers);
   void send_prepares();
   void dismiss_drained();
   wire::Prepare prepare_message(const ReplicaMap& replicas) const;
+  std::vector<std::uint64_t> urgent_of(const ReplicaMap& replicas) const;
   void plan_without(const std::string& worker);
   void publish_change();
   void commit();
@@ -160,6 +178,10 @@ class Epochs {
   Nanoseconds deadline_ = 0;
 
   std::uint64_t moves_total_ = 0;
+  std::uint64_t rebalances_total_ = 0;
+  double balance_ = 0;
+  Nanoseconds changed_at_ = 0;  ///< last change of the placement that moved something
+  Nanoseconds weighed_at_ = 0;  ///< last time a change for balance was looked for
   std::string problem_;
   std::vector<EpochAction> actions_;
 };

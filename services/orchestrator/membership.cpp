@@ -179,4 +179,11 @@ std::size_t Membership::count(wire::ServiceKind kind, MemberState state) const {
   }));
 }
 
+std::size_t Membership::count_draining(wire::ServiceKind kind) const {
+  return static_cast<std::size_t>(std::count_if(members_.begin(), members_.end(), [&](auto& entry) {
+    const Member& member = entry.second;
+    return member.info.kind == kind && member.draining && member.state == MemberState::alive;
+  }));
+}
+
 }  // namespace fulgur::orchestrator

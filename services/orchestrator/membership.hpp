@@ -65,6 +65,8 @@ class Membership {
   const Member* find_by_link(transport::LinkId link) const;
   const std::map<std::string, Member>& members() const { return members_; }
   std::size_t count(wire::ServiceKind kind, MemberState state) const;
+  /// Of those alive.
+  std::size_t count_draining(wire::ServiceKind kind) const;
 
  private:
   Status check_identity(const wire::Register& info) const;

@@ -21,7 +21,8 @@ nlohmann::json to_json(const wire::Load& load) {
           {"kv_pages_total", load.kv_pages_total},
           {"state_slots_used", load.state_slots_used},
           {"state_slots_total", load.state_slots_total},
-          {"held_bytes", load.held_bytes}};
+          {"held_bytes", load.held_bytes},
+          {"wait_ns_total", load.wait_ns_total}};
 }
 
 std::string_view shown_state(const Member& member) {
@@ -29,8 +30,23 @@ std::string_view shown_state(const Member& member) {
                                                                : to_string(member.state);
 }
 
-nlohmann::json to_json(const Member& member, const Epochs& epochs) {
-  return {{"kind", to_string(member.info.kind)},
+nlohmann::json to_json(std::string_view pool, const ScalingSignal& signal) {
+  return {{"pool", pool},
+          {"replicas", signal.replicas()},
+          {"wanted", signal.wanted()},
+          {"busy", signal.busy()},
+          {"wait_ms", static_cast<double>(signal.wait()) / kMillisecond},
+          {"reason", signal.reason()}};
+}
+
+nlohmann::json to_json(const Member& member, const Coordinator& coordinator) {
+  const Epochs& epochs = coordinator.epochs();
+  const auto seen = coordinator.seen(member);
+  return {{"slow", seen.slow},
+          {"speed", seen.speed},
+          {"unreachable_by", seen.unreachable_by},
+          {"failure_domain", member.info.failure_domain},
+          {"kind", to_string(member.info.kind)},
           {"name", member.info.name},
           {"pid", member.info.pid},
           {"incarnation", member.info.incarnation},
@@ -58,13 +74,19 @@ std::string mesh_json(const Coordinator& coordinator, const SelfDescription& sel
                       {"load", to_json(wire::Load{})},
                       {"state", "alive"}});
   for (const auto& [name, member] : coordinator.members().members())
-    if (member.state != MemberState::lost) services.push_back(to_json(member, epochs));
-  const Status serving = epochs.serving();
+    if (member.state != MemberState::lost) services.push_back(to_json(member, coordinator));
+  const Status serving = coordinator.serving();
   return dump({{"services", std::move(services)},
                {"epoch", epochs.epoch()},
                {"generation", epochs.generation()},
                {"phase", to_string(epochs.phase())},
                {"replicas", epochs.replicas()},
+               {"moves_total", epochs.moves_total()},
+               {"rebalances_total", epochs.rebalances_total()},
+               {"balance", epochs.balance()},
+               {"pools",
+                {to_json("experts", coordinator.pools().experts()),
+                 to_json("attention", coordinator.pools().attention())}},
                {"ready", serving.is_ok()},
                {"problem", serving.is_ok() ? epochs.problem() : serving.message()}});
 }
@@ -80,15 +102,32 @@ MeshMetrics::MeshMetrics(telemetry::Metrics& metrics)
       refused_(metrics.counter("fulgur_registrations_refused_total", "Registrations refused")),
       registrations_(metrics.counter("fulgur_registrations_total", "Registrations accepted")),
       reports_(metrics.counter("fulgur_worker_reports_total", "Reports of lost workers by shards")),
+      rebalances_(metrics.counter("fulgur_rebalances_total", "Changes of placement for balance")),
+      balance_(metrics.gauge("fulgur_placement_balance_ratio",
+                             "Slowest worker over the mean by known load; 1 is even, 0 unknown")),
+      slow_(metrics.gauge("fulgur_workers_slow", "Expert workers that shards route around")),
       departures_(metrics.counter("fulgur_members_left_total", "Members that drained and left")),
       drains_refused_(metrics.counter("fulgur_drains_refused_total", "Drains refused")),
       malformed_(metrics.counter("fulgur_malformed_frames_total", "Messages that did not decode")) {
   using enum wire::ServiceKind;
+  for (const char* const pool : {"experts", "attention"}) {
+    wanted_[pool] = &metrics.gauge("fulgur_pool_wanted_replicas", "Size a pool should have",
+                                   {{"pool", pool}});
+    present_[pool] = &metrics.gauge("fulgur_pool_replicas", "Size a pool has", {{"pool", pool}});
+    busy_[pool] = &metrics.gauge("fulgur_pool_busy_ratio", "Part of their time replicas compute",
+                                 {{"pool", pool}});
+  }
   for (const auto kind : {router, attention, expert})
     for (const auto state : {MemberState::alive, MemberState::suspect, MemberState::lost})
       members_[{kind, state}] = &metrics.gauge(
           "fulgur_members", "Members of the mesh",
           {{"kind", std::string(to_string(kind))}, {"state", std::string(to_string(state))}});
+}
+
+void MeshMetrics::update_pool(const std::string& pool, const ScalingSignal& signal) {
+  wanted_.at(pool)->Set(signal.wanted());
+  present_.at(pool)->Set(signal.replicas());
+  busy_.at(pool)->Set(signal.busy());
 }
 
 void MeshMetrics::update(const Coordinator& coordinator, std::uint64_t malformed_frames) {
@@ -97,7 +136,15 @@ void MeshMetrics::update(const Coordinator& coordinator, std::uint64_t malformed
   const Epochs& epochs = coordinator.epochs();
   epoch_.Set(static_cast<double>(epochs.epoch()));
   replicas_.Set(epochs.replicas());
-  serving_.Set(epochs.serving().is_ok() ? 1 : 0);
+  serving_.Set(coordinator.serving().is_ok() ? 1 : 0);
+  update_pool("experts", coordinator.pools().experts());
+  update_pool("attention", coordinator.pools().attention());
+  double slow = 0;
+  for (const auto& [name, member] : coordinator.members().members())
+    slow += member.state != MemberState::lost && coordinator.seen(member).slow;
+  slow_.Set(slow);
+  balance_.Set(epochs.balance());
+  rebalances_.set(epochs.rebalances_total());
   moves_.set(epochs.moves_total());
   losses_.set(coordinator.counters().losses);
   refused_.set(coordinator.counters().refused);

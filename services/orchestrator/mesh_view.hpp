@@ -18,7 +18,7 @@ struct SelfDescription {
 };
 
 /// {"services":[{"kind","name","pid","endpoint","admin","epoch","replicas","load":{…},"state"}],
-///  "epoch","generation","phase","ready","problem"}; lost members are not listed;
+///  "epoch","generation","phase","ready","problem","pools":[{"pool","replicas","wanted",…}],…}; lost members are not listed;
 /// `state` is alive, suspect or draining.
 std::string mesh_json(const Coordinator& coordinator, const SelfDescription& self);
 
@@ -29,6 +29,8 @@ class MeshMetrics {
   void update(const Coordinator& coordinator, std::uint64_t malformed_frames);
 
  private:
+  void update_pool(const std::string& pool, const ScalingSignal& signal);
+
   using Key = std::pair<wire::ServiceKind, MemberState>;
   std::map<Key, telemetry::Gauge*> members_;
   telemetry::Gauge& epoch_;
@@ -39,6 +41,12 @@ class MeshMetrics {
   telemetry::MirroredCounter refused_;
   telemetry::MirroredCounter registrations_;
   telemetry::MirroredCounter reports_;
+  std::map<std::string, telemetry::Gauge*> wanted_;  ///< by pool
+  std::map<std::string, telemetry::Gauge*> present_;
+  std::map<std::string, telemetry::Gauge*> busy_;
+  telemetry::MirroredCounter rebalances_;
+  telemetry::Gauge& balance_;
+  telemetry::Gauge& slow_;
   telemetry::MirroredCounter departures_;
   telemetry::MirroredCounter drains_refused_;
   telemetry::MirroredCounter malformed_;

@@ -5,6 +5,54 @@
 
 namespace fulgur::orchestrator {
 
+namespace {
+
+void add_balance_options(CLI::App& app, Options& options) {
+  app.add_option("--rebalance-interval", options.rebalance_interval_s,
+                 "seconds between two changes of placement for balance at least; 0: never")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
+  app.add_option("--rebalance-moves", options.rebalance_moves,
+                 "replicas loaded in one change for balance at most")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  app.add_option("--spare", options.spare,
+                 "replicas more for hot experts, as a part of all experts, e.g. 0.25")
+      ->check(CLI::Range(0.0, 64.0))
+      ->capture_default_str();
+}
+
+void add_scaling_options(CLI::App& app, Options& options) {
+  const auto size = CLI::Range(1, 4096);
+  app.add_option("--min-experts", options.min_experts, "fewest expert workers the signal wants")
+      ->check(size)
+      ->capture_default_str();
+  app.add_option("--max-experts", options.max_experts, "most expert workers it wants")
+      ->check(size)
+      ->capture_default_str();
+  app.add_option("--min-attention", options.min_attention, "fewest attention shards it wants")
+      ->check(size)
+      ->capture_default_str();
+  app.add_option("--max-attention", options.max_attention, "most attention shards it wants")
+      ->check(size)
+      ->capture_default_str();
+  app.add_option("--busy-target", options.busy_target, "part of its time a replica should compute")
+      ->check(CLI::Range(0.05, 1.0))
+      ->capture_default_str();
+  app.add_option("--shrink-window", options.shrink_window_s,
+                 "seconds of smaller load before the signal wants less")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
+  app.add_option("--slo-first-token-ms", options.slo_first_token_ms,
+                 "mean time to the first token to hold; 0: none")
+      ->check(CLI::Range(0.0, 3.6e6));
+  app.add_option("--slo-inter-token-ms", options.slo_inter_token_ms,
+                 "mean time between tokens to hold; 0: none")
+      ->check(CLI::Range(0.0, 3.6e6));
+}
+
+}  // namespace
+
 std::optional<int> parse_options(int argc, char** argv, Options& options) {
   CLI::App app("Fulgur orchestrator: membership, placement epochs and the mesh view.",
                "fulgur-orchestrator");
@@ -39,6 +87,8 @@ std::optional<int> parse_options(int argc, char** argv, Options& options) {
                  "seconds of silence until lost")
       ->check(CLI::Range(0.5, 3600.0))
       ->capture_default_str();
+  add_balance_options(app, options);
+  add_scaling_options(app, options);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {

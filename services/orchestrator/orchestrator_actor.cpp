@@ -58,7 +58,7 @@ void OrchestratorActor::on_tick() {
   coordinator_.tick();
   const auto malformed = deps_.reactor->malformed() + deps_.reactor->transport().stats().malformed;
   if (deps_.metrics != nullptr) deps_.metrics->update(coordinator_, malformed);
-  if (deps_.on_serving) deps_.on_serving(coordinator_.epochs().serving());
+  if (deps_.on_serving) deps_.on_serving(coordinator_.serving());
 }
 
 void OrchestratorActor::send(transport::LinkId link, wire::Body body) {

@@ -10,6 +10,21 @@ Nanoseconds to_nanoseconds(double seconds) {
   return static_cast<Nanoseconds>(seconds * static_cast<double>(kSecond));
 }
 
+PoolsOptions pools_options(const Options& options) {
+  PoolsOptions pools;
+  for (ScalingOptions* const pool : {&pools.experts, &pools.attention}) {
+    pool->busy_target = options.busy_target;
+    pool->shrink_window = to_nanoseconds(options.shrink_window_s);
+  }
+  pools.experts.floor = options.min_experts;
+  pools.experts.ceiling = options.max_experts;
+  pools.attention.floor = options.min_attention;
+  pools.attention.ceiling = options.max_attention;
+  pools.latency = {to_nanoseconds(options.slo_first_token_ms / 1e3),
+                   to_nanoseconds(options.slo_inter_token_ms / 1e3)};
+  return pools;
+}
+
 }  // namespace
 
 CoordinatorOptions coordinator_options(const Options& options, const model::Checkpoint& checkpoint,
@@ -18,6 +33,10 @@ CoordinatorOptions coordinator_options(const Options& options, const model::Chec
   result.epochs.shape = {checkpoint.config().layers, checkpoint.config().experts};
   result.epochs.replicas = options.replicas;
   result.epochs.expert_bytes = checkpoint.expert_bytes();
+  result.epochs.spare = options.spare;
+  result.epochs.rebalance_interval = to_nanoseconds(options.rebalance_interval_s);
+  result.epochs.policy.moves_max = options.rebalance_moves;
+  result.pools = pools_options(options);
   result.membership.heartbeat_timeout = to_nanoseconds(options.heartbeat_timeout_s);
   result.fingerprint = checkpoint.fingerprint();
   result.generation = static_cast<std::uint64_t>(clock.wall_now());

@@ -254,6 +254,13 @@ void MeshActor::send_heartbeat() {
   beat.load.waiting = static_cast<std::uint32_t>(waiting_.size());
   beat.load.tokens_total = static_cast<std::uint64_t>(deps_.metrics->generated_tokens.Value());
   beat.load.requests_total = requests_total_;
+  const auto first = deps_.metrics->first_token_s.Collect().histogram;
+  const auto inter = deps_.metrics->inter_token_s.Collect().histogram;
+  beat.load.first_tokens_total = first.sample_count;
+  beat.load.first_token_ns_total = static_cast<std::uint64_t>(first.sample_sum * 1e9);
+  beat.load.inter_tokens_total = inter.sample_count;
+  beat.load.inter_token_ns_total = static_cast<std::uint64_t>(inter.sample_sum * 1e9);
+  beat.orchestrator_generation = generation_;
   const Status sent = send(orchestrator_, std::move(beat));
   if (!sent.is_ok()) log::debug("heartbeat not sent why=\"{}\"", sent.message());
 }

@@ -20,6 +20,7 @@ class ScriptedMesh final : private Outbox {
     bool alive = true;
     bool told_to_leave = false;  ///< heard Drain; a worker leaves at once, a shard when asked to
     wire::Ack last_ack;
+    wire::Prepare last_prepare;
     ReplicaMap held{kShape};
     std::map<std::uint64_t, ReplicaMap> prepared;
     wire::Placement placement;  ///< shards and routers
@@ -76,6 +77,8 @@ class ScriptedMesh final : private Outbox {
   }
   /// Lets time pass with heartbeats of the living, then delivers everything.
   void pass(Nanoseconds time);
+  /// The same, where heartbeats are the test's own affair.
+  void pass_silently(Nanoseconds time);
 
   transport::LinkId link(const std::string& name) const { return link_of(name); }
   Coordinator& coordinator() { return *coordinator_; }
@@ -108,6 +111,7 @@ class ScriptedMesh final : private Outbox {
 /// The bitmap of a message as a map of the scripted model.
 inline ReplicaMap replicas_of(const std::vector<std::uint64_t>& words) {
   ReplicaMap map(ScriptedMesh::kShape);
+  if (words.empty()) return map;
   for (std::uint32_t layer = 0; layer < ScriptedMesh::kShape.layers; ++layer)
     for (std::uint32_t expert = 0; expert < ScriptedMesh::kShape.experts; ++expert) {
       const std::uint64_t bit = layer * ScriptedMesh::kShape.experts + expert;
@@ -128,6 +132,7 @@ inline bool ScriptedMesh::step() {
 
 inline void ScriptedMesh::receive(Peer& peer, const wire::Body& body) {
   if (const auto* prepare = std::get_if<wire::Prepare>(&body)) {
+    peer.last_prepare = *prepare;
     peer.held.add(replicas_of(prepare->replicas));
     peer.prepared.insert_or_assign(prepare->epoch, replicas_of(prepare->replicas));
     coordinator_->on_prepared(
@@ -146,6 +151,12 @@ inline void ScriptedMesh::receive(Peer& peer, const wire::Body& body) {
     if (peer.info.kind == wire::ServiceKind::attention)
       coordinator_->on_switched({peer.info.name, peer.info.incarnation, placement->epoch});
   }
+}
+
+inline void ScriptedMesh::pass_silently(Nanoseconds time) {
+  clock_.advance(time);
+  coordinator_->tick();
+  run();
 }
 
 inline void ScriptedMesh::pass(Nanoseconds time) {
