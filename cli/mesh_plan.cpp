@@ -16,6 +16,10 @@ class Planner {
     append(plan, {"--replicas", std::to_string(options_.replicas)});
     append(plan, {"--expect-experts", std::to_string(options_.experts)});
     append(plan, {"--expect-attention", std::to_string(options_.attention)});
+    append(plan, {"--rebalance-interval", fmt::format("{}", options_.rebalance_interval_s)});
+    append(plan, {"--spare", fmt::format("{}", options_.spare)});
+    append(plan, {"--max-experts", std::to_string(options_.max_experts)});
+    append(plan, {"--max-attention", std::to_string(options_.max_attention)});
     return plan;
   }
   ServicePlan expert(std::uint32_t index) const {

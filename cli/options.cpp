@@ -49,6 +49,13 @@ CLI::App* add_up(CLI::App& app, UpOptions& up) {
   cmd->add_option("--log-level", up.log_level, "of every service's log file")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
       ->capture_default_str();
+  cmd->add_option("--rebalance-interval", up.rebalance_interval_s,
+                  "seconds between changes of placement for balance; 0: never")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
+  cmd->add_option("--spare", up.spare, "replicas more for hot experts, as a part of all experts")
+      ->check(CLI::Range(0.0, 64.0))
+      ->capture_default_str();
   cmd->add_option("--max-experts", up.max_experts, "most expert workers fulgur scale may start")
       ->check(CLI::Range(1, 256))
       ->capture_default_str();

@@ -27,6 +27,8 @@ struct UpOptions {
   bool detach = false;
   std::uint32_t max_experts = 32;    ///< what `fulgur scale` may go up to
   std::uint32_t max_attention = 8;
+  double rebalance_interval_s = 60;
+  double spare = 0;
 };
 
 struct DownOptions {

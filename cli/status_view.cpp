@@ -13,6 +13,7 @@ using Row = std::array<std::string, 8>;
 
 constexpr std::array<std::string_view, 7> kFields = {"kind",  "name",     "pid", "endpoint",
                                                      "epoch", "replicas", "load"};
+constexpr std::array<std::string_view, 2> kOptionalFields = {"state", "slow"};
 
 Result<json> parse_mesh(const std::string& text) {
   json mesh = json::parse(text, nullptr, false);
@@ -41,12 +42,33 @@ std::string describe_load(const std::string& kind, const json& load) {
   return "";
 }
 
+/// "alive", "draining", …, and what shards say about a worker.
+std::string describe_state(const json& service) {
+  std::string state = service.value("state", "");
+  if (service.value("slow", false)) state += ", slow";
+  const json cut = service.value("unreachable_by", json::array());
+  if (cut.is_array() && !cut.empty() && cut[0].is_string())
+    state += ", unreachable by " + cut[0].get<std::string>();
+  return state;
+}
+
+/// "experts: 2 serve, 3 wanted (busy 0.81)".
+std::string describe_pools(const json& mesh) {
+  std::string text;
+  for (const auto& pool : mesh.value("pools", json::array()))
+    text += fmt::format("{}: {} serve, {} wanted ({}; busy {:.2f}, wait {:.1f} ms)\n",
+                        pool.value("pool", ""), number(pool, "replicas"), number(pool, "wanted"),
+                        pool.value("reason", ""), pool.value("busy", 0.0),
+                        pool.value("wait_ms", 0.0));
+  return text;
+}
+
 Row make_row(const json& service) {
   const std::string kind = service.value("kind", "");
   return {kind,
           service.value("name", ""),
           std::to_string(number(service, "pid")),
-          service.value("state", ""),
+          describe_state(service),
           std::to_string(number(service, "epoch")),
           kind == "expert" ? std::to_string(number(service, "replicas")) : "-",
           describe_load(kind, service.value("load", json::object())),
@@ -75,9 +97,11 @@ Result<std::string> status_json(const std::string& mesh_json) {
     json shown = json::object();
     for (const std::string_view field : kFields)
       shown[std::string(field)] = service.value(std::string(field), json());
+    for (const std::string_view field : kOptionalFields)
+      if (service.contains(field)) shown[std::string(field)] = service[std::string(field)];
     services.push_back(std::move(shown));
   }
-  return json{{"services", std::move(services)}}.dump(-1, ' ', false,
+  return json{{"services", std::move(services)}, {"pools", mesh.value("pools", json::array())}}.dump(-1, ' ', false,
                                                       json::error_handler_t::replace);
 }
 
@@ -85,7 +109,7 @@ Result<std::string> status_table(const std::string& mesh_json, const MeshRecord&
   FULGUR_ASSIGN_OR_RETURN(const json mesh, parse_mesh(mesh_json));
   std::vector<Row> rows{{"KIND", "NAME", "PID", "STATE", "EPOCH", "REPLICAS", "LOAD", "ADMIN"}};
   for (const auto& service : mesh["services"]) rows.push_back(make_row(service));
-  std::string text = format_rows(rows);
+  std::string text = format_rows(rows) + describe_pools(mesh);
   const std::string problem = mesh.value("problem", "");
   text +=
       mesh.value("ready", false)

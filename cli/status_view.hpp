@@ -8,7 +8,8 @@
 
 namespace fulgur::cli {
 
-/// {"services":[{"kind","name","pid","endpoint","epoch","replicas","load"}]} from the
+/// {"services":[{"kind","name","pid","endpoint","epoch","replicas","load","state","slow"}],
+/// "pools":[{"pool","replicas","wanted",…}]} from the
 /// orchestrator's /v1/mesh. data_loss when that is not what it should be.
 Result<std::string> status_json(const std::string& mesh_json);
 

@@ -12,15 +12,19 @@ constexpr const char* kMesh = R"({"services":[
  {"kind":"orchestrator","name":"orchestrator","pid":1,"endpoint":"ipc://o","admin":"127.0.0.1:1",
   "epoch":3,"replicas":0,"load":{},"state":"alive","incarnation":5},
  {"kind":"expert","name":"expert-0","pid":20,"endpoint":"ipc://e","admin":"127.0.0.1:2","epoch":3,
-  "replicas":128,"load":{"queue_depth":1,"tokens_total":77,"held_bytes":1048576},"state":"alive"}],
+  "replicas":128,"load":{"queue_depth":1,"tokens_total":77,"held_bytes":1048576},"state":"alive","slow":true}],
+ "pools":[{"pool":"experts","replicas":1,"wanted":2,"busy":0.9,"wait_ms":3.0,"reason":"busy"}],
  "epoch":3,"replicas":2,"ready":true,"problem":""})";
 
 TEST(StatusView, JsonHasExactlyThePublishedFields) {
   EXPECT_EQ(*status_json(kMesh),
-            R"({"services":[{"endpoint":"ipc://o","epoch":3,"kind":"orchestrator","load":{},)"
-            R"("name":"orchestrator","pid":1,"replicas":0},{"endpoint":"ipc://e","epoch":3,)"
+            R"({"pools":[{"busy":0.9,"pool":"experts","reason":"busy","replicas":1,"wait_ms":3.0,)"
+            R"("wanted":2}],)"
+            R"("services":[{"endpoint":"ipc://o","epoch":3,"kind":"orchestrator","load":{},)"
+            R"("name":"orchestrator","pid":1,"replicas":0,"state":"alive"},)"
+            R"({"endpoint":"ipc://e","epoch":3,)"
             R"("kind":"expert","load":{"held_bytes":1048576,"queue_depth":1,"tokens_total":77},)"
-            R"("name":"expert-0","pid":20,"replicas":128}]})");
+            R"("name":"expert-0","pid":20,"replicas":128,"slow":true,"state":"alive"}]})");
 }
 
 TEST(StatusView, TableIsAligned) {
@@ -30,11 +34,13 @@ TEST(StatusView, TableIsAligned) {
   record.port = 8000;
   EXPECT_EQ(
       *status_table(kMesh, record),
-      "KIND          NAME          PID  STATE  EPOCH  REPLICAS  LOAD                        ADMIN\n"
-      "orchestrator  orchestrator  1    alive  3      -                                     "
+      "KIND          NAME          PID  STATE        EPOCH  REPLICAS  LOAD                        "
+      "ADMIN\n"
+      "orchestrator  orchestrator  1    alive        3      -                                     "
       "127.0.0.1:1\n"
-      "expert        expert-0      20   alive  3      128       1 queued, 77 rows, 1.0 MiB  "
+      "expert        expert-0      20   alive, slow  3      128       1 queued, 77 rows, 1.0 MiB  "
       "127.0.0.1:2\n"
+      "experts: 1 serve, 2 wanted (busy; busy 0.90, wait 3.0 ms)\n"
       "serving /m on http://127.0.0.1:8000, epoch 3, 2 replicas of every expert\n");
 }
 
