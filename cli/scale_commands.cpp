@@ -82,16 +82,18 @@ class Control {
     }
   }
 
-  /// Until `count` members of `kind` are there and the mesh has settled with them.
+  /// Until numbers 0 to `count` - 1 of `kind` serve: those that stay, before others go.
   Status wait_until_serving(const std::string& kind, std::uint32_t count, double timeout_s) const {
     const RealClock clock;
     const Nanoseconds end = clock.now() + static_cast<Nanoseconds>(timeout_s * kSecond);
     while (true) {
       std::uint32_t serving = 0;
-      if (const auto present = members())
-        for (const json& member : *present)
-          serving += member.value("kind", "") == kind && member.value("state", "") == "alive" &&
-                     (kind != "expert" || member.value("replicas", 0) > 0);
+      const auto present = members();
+      for (std::uint32_t i = 0; present && i < count; ++i) {
+        const json member = present->value(fmt::format("{}-{}", kind, i), json::object());
+        serving += member.value("state", "") == "alive" &&
+                   (kind != "expert" || member.value("replicas", 0) > 0);
+      }
       if (serving >= count) return Status::ok();
       if (clock.now() >= end)
         return error(Code::deadline_exceeded, "{} of {} {} services serve by now", serving, count,

@@ -188,14 +188,16 @@ Status Coordinator::drain(const std::vector<std::string>& names) {
     log::warn("refused to drain name={} why=\"{}\"", names.front(), possible.message());
     return possible;
   }
-  for (const std::string& name : fresh) {
-    ++counters_.drains;
-    log::info("draining name={}", name);
-    members_.set_draining(name, true);
-    epochs_.drain(name);
-  }
+  for (const std::string& name : fresh) begin_drain(name);
   flush();
   return Status::ok();
+}
+
+void Coordinator::begin_drain(const std::string& name) {
+  ++counters_.drains;
+  log::info("draining name={}", name);
+  members_.set_draining(name, true);
+  epochs_.drain(name);
 }
 
 Status Coordinator::undrain(const std::string& name) {
@@ -210,11 +212,16 @@ Status Coordinator::undrain(const std::string& name) {
 }
 
 void Coordinator::on_drain(transport::LinkId link, const wire::Drain& message) {
-  const Member* const member = members_.find(message.name);
   if (superseded_by_ != 0) return;
-  const Status asked = member == nullptr || member->link != link
-                           ? error(Code::not_found, "{} is not registered here", message.name)
-                           : drain({message.name});
+  const Member* const member = members_.find(message.name);
+  const bool known = member != nullptr && member->link == link;
+  if (known && member->info.kind == ServiceKind::attention) {
+    // It has begun to leave: whoever else is there, nothing new may go to it.
+    if (!member->draining) begin_drain(message.name);
+    return flush();
+  }
+  const Status asked = known ? drain({message.name})
+                             : error(Code::not_found, "{} is not registered here", message.name);
   if (asked.is_ok()) return;
   const std::uint64_t id = member == nullptr ? 0 : member->info.incarnation;
   outbox_.send(link, wire::Ack{id, asked.code(), asked.message(), options_.generation});

@@ -60,7 +60,8 @@ class Coordinator {
   void on_report(const wire::Report& report);
   void on_prepared(const wire::Prepared& message);
   void on_switched(const wire::Switched& message);
-  /// A member asks to be drained (SIGTERM): refused by an Ack that says why.
+  /// A member asks to be drained (SIGTERM): refused by an Ack that says why. A shard is not refused,
+  /// for it has begun to leave when it says so.
   void on_drain(transport::LinkId link, const wire::Drain& message);
 
   /// Drains all of `names` or none. not_found for an unknown name, invalid_argument for one that
@@ -94,6 +95,7 @@ class Coordinator {
   void admit(const Member& member, Membership::Arrival arrival);
   void send_placement(const Member& member);
   Status check_drainable(const std::string& name) const;
+  void begin_drain(const std::string& name);
   void left(const std::string& name);
   void begin_when_settled();
   void flush();

@@ -55,7 +55,7 @@ TEST_F(RunDirTest, RecordsSurviveTheRoundTrip) {
   const auto dir = RunDir::claim(8000);
   ASSERT_TRUE(dir.is_ok());
   EXPECT_EQ(RunDir::of(8000).read().status().message(), "the mesh on port 8000 is just starting");
-  MeshRecord record{8000, "0.0.0.0", "/models/a", 42, "127.0.0.1:5", {}};
+  MeshRecord record{8000, "0.0.0.0", "/models/a", 42, "127.0.0.1:5", "127.0.0.1:6", {}};
   record.services.push_back({"expert", "expert-0", 43, dir->socket_endpoint("expert-0"), "log"});
   ASSERT_TRUE(dir->write(record).is_ok());
   EXPECT_EQ(*RunDir::of(8000).read(), record);
