@@ -9,13 +9,23 @@ const root = resolve(dirname(fileURLToPath(import.meta.url)), '../..');
 const page = join(root, 'docs/metrics.md');
 
 // Calls that register: the telemetry API, and the shorthands of shard_metrics.cpp.
-const TYPES = {counter: 'counter', count: 'counter', gauge: 'gauge', show: 'gauge',
-               histogram: 'histogram'};
+const TYPES = {
+  counter: 'counter',
+  count: 'counter',
+  gauge: 'gauge',
+  show: 'gauge',
+  histogram: 'histogram',
+};
 const REGISTRATION =
-    /\b(counter|gauge|histogram|count|show)\(\s*(?:\w*metrics_?,\s*)?"(fulgur_\w+)",\s*((?:"[^"]*"\s*)+)/g;
+  /\b(counter|gauge|histogram|count|show)\(\s*(?:\w*metrics_?,\s*)?"(fulgur_\w+)",\s*((?:"[^"]*"\s*)+)/g;
 const ALIAS = /add_alias\(\s*"([^"]+)",\s*"(fulgur_\w+)"/g;
-const SECTIONS = {router: 'Router', attention: 'Attention shard', expert: 'Expert worker',
-                  orchestrator: 'Orchestrator', service: 'Every process'};
+const SECTIONS = {
+  router: 'Router',
+  attention: 'Attention shard',
+  expert: 'Expert worker',
+  orchestrator: 'Orchestrator',
+  service: 'Every process',
+};
 
 /** [{section, name, type, help}] and [{section, alias, source}] as the sources have them. */
 export function registered() {
@@ -28,8 +38,12 @@ export function registered() {
       const section = folder === 'services' ? file.split('/')[0] : 'service';
       const found = [...text.matchAll(REGISTRATION)];
       for (const [, call, name, help] of found) {
-        metrics.push({section, name, type: TYPES[call],
-                      help: [...help.matchAll(/"([^"]*)"/g)].map((part) => part[1]).join('')});
+        metrics.push({
+          section,
+          name,
+          type: TYPES[call],
+          help: [...help.matchAll(/"([^"]*)"/g)].map((part) => part[1]).join(''),
+        });
       }
       for (const [, alias, source] of text.matchAll(ALIAS)) aliases.push({section, alias, source});
       const seen = new Set([...found.map((m) => m[2]), ...aliases.map((a) => a.source)]);
@@ -73,7 +87,9 @@ function table(section, metrics, old) {
   for (const {name, type, help} of unique) {
     const before = old.get(`${section} ${name}`);
     const note = before?.meaning.includes(' — ') ? ` — ${before.meaning.split(' — ')[1]}` : '';
-    lines.push(`| \`${name}\` | ${type} | ${unit(name)} | ${before?.labels ?? ''} | ${help}${note} |`);
+    lines.push(
+      `| \`${name}\` | ${type} | ${unit(name)} | ${before?.labels ?? ''} | ${help}${note} |`,
+    );
   }
   return lines.join('\n');
 }
@@ -101,7 +117,9 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     const want = new Set(wanted.split('\n'));
     for (const line of want) if (!have.has(line)) console.log(`missing: ${line}`);
     for (const line of have) if (!want.has(line)) console.log(`stale:   ${line}`);
-    console.log('docs/metrics.md is not what the code registers: node tests/deploy/metrics_doc.mjs --write');
+    console.log(
+      'docs/metrics.md is not what the code registers: node tests/deploy/metrics_doc.mjs --write',
+    );
     process.exit(1);
   }
 }
