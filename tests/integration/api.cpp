@@ -77,6 +77,13 @@ Answer complete(const std::string& url, const json& request) {
 }
 
 Answer stream(const std::string& url, json request, Progress* progress) {
+  return stream(url, std::move(request), [progress](std::size_t tokens) {
+    if (progress != nullptr) *progress += tokens;
+  });
+}
+
+Answer stream(const std::string& url, json request,
+              const std::function<void(std::size_t tokens)>& on_tokens) {
   request["stream"] = true;
   Answer answer;
   cli::SseReader events([&](std::string_view data) {
@@ -86,7 +93,7 @@ Answer stream(const std::string& url, json request, Progress* progress) {
     if (!event.contains("choices") || event["choices"].empty()) return;
     const std::size_t before = answer.tokens.size();
     append(answer, event["choices"][0]);
-    if (progress != nullptr) *progress += answer.tokens.size() - before;
+    on_tokens(answer.tokens.size() - before);
   });
   cli::HttpClient client(url);
   const auto response = client.post_stream("/v1/completions", request.dump(), kRequestTime,

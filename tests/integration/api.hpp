@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <ostream>
 #include <string>
@@ -32,6 +33,9 @@ std::vector<nlohmann::json> mixed_requests(std::size_t count, std::uint32_t toke
 
 Answer complete(const std::string& url, const nlohmann::json& request);
 Answer stream(const std::string& url, nlohmann::json request, Progress* progress = nullptr);
+/// Calls back with the number of tokens of every event, from the calling thread.
+Answer stream(const std::string& url, nlohmann::json request,
+              const std::function<void(std::size_t tokens)>& on_tokens);
 
 /// All after one another, not streamed.
 std::vector<Answer> one_by_one(const std::string& url, const std::vector<nlohmann::json>& requests);
