@@ -21,10 +21,10 @@ bool may_repeat(const integration::Answer& answer) {
 
 }  // namespace
 
-Nanoseconds LoadReport::pause_quantile(const std::string& kind, double q) const {
+Nanoseconds LoadReport::pause_quantile(const std::string& fault, double q) const {
   std::vector<Nanoseconds> lengths;
   for (const Pause& pause : pauses)
-    if (pause.victim.starts_with(kind)) lengths.push_back(pause.length);
+    if (pause.fault == fault) lengths.push_back(pause.length);
   if (lengths.empty()) return 0;
   std::sort(lengths.begin(), lengths.end());
   const double rank = std::ceil(q * static_cast<double>(lengths.size())) - 1;
@@ -44,9 +44,9 @@ OpenLoop::OpenLoop(std::string url, std::vector<nlohmann::json> requests,
 
 OpenLoop::~OpenLoop() { finish(); }
 
-void OpenLoop::fault(const std::string& victim) {
+void OpenLoop::fault(const std::string& name) {
   const std::lock_guard lock(mutex_);
-  faults_.emplace_back(clock_.now(), victim);
+  faults_.emplace_back(clock_.now(), name);
 }
 
 LoadReport OpenLoop::finish() {
@@ -118,8 +118,8 @@ void OpenLoop::ask(std::size_t index) {
 
 void OpenLoop::note_pause(Nanoseconds from, Nanoseconds to) {
   const std::lock_guard lock(mutex_);
-  for (const auto& [at, victim] : faults_)
-    if (from <= at && at < to) report_.pauses.push_back({victim, to - from});
+  for (const auto& [at, name] : faults_)
+    if (from <= at && at < to) report_.pauses.push_back({name, to - from});
 }
 
 }  // namespace fulgur::chaos

@@ -15,9 +15,9 @@
 
 namespace fulgur::chaos {
 
-/// The longest pause in one stream around a fault, by who was hit.
+/// The pause in one stream during which a fault hit.
 struct Pause {
-  std::string victim;
+  std::string fault;
   Nanoseconds length = 0;
 };
 
@@ -29,8 +29,8 @@ struct LoadReport {
   std::uint64_t tokens = 0;
   std::vector<Pause> pauses;
 
-  /// Quantile `q` of the pauses that faults on services of this kind caused; 0 without any.
-  Nanoseconds pause_quantile(const std::string& kind, double q) const;
+  /// Quantile `q` of the pauses during which faults of this name hit; 0 without any.
+  Nanoseconds pause_quantile(const std::string& fault, double q) const;
 };
 
 class OpenLoop {
@@ -46,8 +46,8 @@ class OpenLoop {
            std::vector<integration::Answer> expected, Options options);
   ~OpenLoop();
 
-  /// A fault hits `victim` now: pauses of streams that span this moment are put to its account.
-  void fault(const std::string& victim);
+  /// A fault happens now: pauses of streams that span this moment are put to its account.
+  void fault(const std::string& name);
   /// Lets what runs end; no more arrivals.
   LoadReport finish();
 

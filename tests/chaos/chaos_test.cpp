@@ -1,0 +1,178 @@
+// Services of every kind killed, stopped and ended at random moments under open-loop load: no
+// request fails, every token and log-probability is the undisturbed mesh's, and the mesh is whole
+// again after each fault. The order of faults is seeded; the moments are the machine's.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <cstdlib>
+#include <map>
+
+#include "common/base/rng.hpp"
+#include "tests/chaos/open_loop.hpp"
+#include "tests/integration/mesh.hpp"
+
+namespace fulgur::chaos {
+namespace {
+
+using integration::eventually;
+using integration::Mesh;
+
+constexpr std::uint64_t kSeed = 20261123;
+constexpr std::size_t kRequests = 32;
+constexpr std::uint32_t kTokens = 48;
+constexpr integration::MeshFlags kShape{.experts = 3, .attention = 2};
+
+enum class Fault {
+  kill,  ///< SIGKILL; the supervisor starts it again
+  stop,  ///< SIGSTOP and, a while later, SIGCONT
+  term,  ///< SIGTERM: it moves what it holds away and leaves; the pool is scaled back up
+  drain  ///< `fulgur drain`: the same, asked of the orchestrator
+};
+
+constexpr const char* name_of(Fault fault) {
+  constexpr const char* kNames[] = {"SIGKILL", "SIGSTOP", "SIGTERM", "drain"};
+  return kNames[static_cast<int>(fault)];
+}
+
+struct Target {
+  const char* service;
+  int weight;
+};
+
+/// Services a fault may hit, experts most often.
+constexpr Target kTargets[] = {{"expert-0", 3},    {"expert-1", 3},    {"expert-2", 3},
+                               {"attention-0", 2}, {"attention-1", 2}, {"orchestrator", 2}};
+
+std::string pick_target(Rng& rng) {
+  int total = 0;
+  for (const Target& target : kTargets) total += target.weight;
+  auto ticket = static_cast<int>(rng.below(static_cast<std::uint64_t>(total)));
+  for (const Target& target : kTargets)
+    if ((ticket -= target.weight) < 0) return target.service;
+  return kTargets[0].service;
+}
+
+Nanoseconds duration() {
+  if (!integration::long_mode()) return 20 * kSecond;
+  const char* const minutes = std::getenv("FULGUR_CHAOS_MINUTES");
+  return (minutes != nullptr ? std::atoi(minutes) : 30) * 60 * kSecond;
+}
+
+class Storm {
+ public:
+  Storm(Mesh& mesh, OpenLoop& load) : mesh_(mesh), load_(load), rng_(kSeed) {}
+
+  /// Hits one or two services, lets the mesh recover, and so on until the time is over.
+  void rage(Nanoseconds time) {
+    const RealClock clock;
+    for (const Nanoseconds end = clock.now() + time; clock.now() < end;) {
+      const std::string first = pick_target(rng_);
+      hit(first);
+      if (rng_.below(3) == 0) {
+        pause(300);
+        // Another kind, so that capacity remains: a second replica, a second shard.
+        std::string second = pick_target(rng_);
+        while (second.substr(0, 3) == first.substr(0, 3)) second = pick_target(rng_);
+        hit(second);
+      }
+      ASSERT_TRUE(eventually([&] { return mesh_.is_whole(); }))
+          << "not whole after fault " << count_ << ": " << mesh_.view().dump();
+      pause(1000);
+    }
+  }
+  const std::map<std::string, int>& faults() const { return by_class_; }
+
+ private:
+  /// Up to `most` milliseconds.
+  void pause(std::uint64_t most) { usleep(static_cast<useconds_t>(1000 * rng_.below(most))); }
+
+  Fault pick_fault(const std::string& kind) {
+    constexpr Fault kFaults[] = {Fault::kill, Fault::kill, Fault::stop, Fault::term, Fault::drain};
+    // The orchestrator holds nothing that could be moved away.
+    return kFaults[rng_.below(kind == "orchestrator" ? 3 : 5)];
+  }
+
+  void hit(const std::string& service) {
+    const std::string kind = service.substr(0, service.find('-'));
+    const Fault fault = pick_fault(kind);
+    SCOPED_TRACE(fmt::format("seed {}, fault {}: {} {}", kSeed, count_++, name_of(fault), service));
+    const std::string fault_class = fmt::format("{} {}", name_of(fault), kind);
+    ++by_class_[fault_class];
+    load_.fault(fault_class);
+    const pid_t pid = mesh_.pid_of(service);
+    switch (fault) {
+      case Fault::kill:
+        mesh_.kill_service(service);
+        break;
+      case Fault::stop:
+        kill(pid, SIGSTOP);
+        pause(4000);
+        kill(pid, SIGCONT);
+        break;
+      case Fault::term:
+        kill(pid, SIGTERM);
+        EXPECT_TRUE(eventually([&] { return kill(pid, 0) != 0; })) << service << " does not leave";
+        scale_back(kind);
+        break;
+      case Fault::drain:
+        command({"drain", service});
+        EXPECT_TRUE(eventually([&] { return kill(pid, 0) != 0; })) << service << " does not leave";
+        scale_back(kind);
+        break;
+    }
+  }
+
+  /// Runs `fulgur …` on this mesh until it succeeds: while another fault is being repaired the
+  /// orchestrator may refuse, or be away.
+  void command(std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(), {"--port", std::to_string(mesh_.port())});
+    integration::Finished finished;
+    EXPECT_TRUE(eventually([&] {
+      finished = integration::run_program(integration::program("fulgur"), arguments);
+      return finished.exit_code == 0;
+    })) << arguments[0] << ": " << finished.output;
+  }
+  void scale_back(const std::string& kind) {
+    if (kind == "expert")
+      command({"scale", "experts", std::to_string(kShape.experts)});
+    else
+      command({"scale", "attention", std::to_string(kShape.attention)});
+  }
+
+  Mesh& mesh_;
+  OpenLoop& load_;
+  Rng rng_;
+  int count_ = 0;
+  std::map<std::string, int> by_class_;
+};
+
+TEST(Chaos, NoRequestFailsOrChanges) {
+  Mesh mesh(kShape);
+  const Status started = mesh.start();
+  ASSERT_TRUE(started.is_ok()) << started.message();
+  const auto requests = integration::mixed_requests(kRequests, kTokens);
+  const auto expected = integration::at_once(mesh.url(), requests, true);
+  for (const auto& answer : expected) ASSERT_EQ(answer.error, "");
+
+  OpenLoop load(mesh.url(), requests, expected, {.rate_per_s = 8, .seed = kSeed});
+  Storm storm(mesh, load);
+  storm.rage(duration());
+  const LoadReport report = load.finish();
+  for (const std::string& failure : report.failures) ADD_FAILURE() << failure;
+  EXPECT_EQ(report.equal, report.asked);
+  EXPECT_GT(report.asked, 0U);
+
+  fmt::print("{} requests, {} tokens, {} equal\n", report.asked, report.tokens, report.equal);
+  for (const auto& [fault, count] : storm.faults()) {
+    const auto seconds = [&](double q) {
+      return static_cast<double>(report.pause_quantile(fault, q)) / 1e9;
+    };
+    fmt::print("{:24} {:4} times; pause of a stream p50 {:.3f} s, p99 {:.3f} s, max {:.3f} s\n", fault,
+               count, seconds(0.5), seconds(0.99), seconds(1));
+  }
+  EXPECT_EQ(mesh.stop(), 0);
+}
+
+}  // namespace
+}  // namespace fulgur::chaos
