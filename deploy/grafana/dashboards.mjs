@@ -239,9 +239,22 @@ const experts = dashboard(
         'epochs',
       ),
     ]),
+    lines(
+      'Balance of the placement',
+      'Slowest worker over the mean by known load, as the orchestrator planned it; 0 is unknown.',
+      'none',
+      [query(gauge('fulgur_placement_balance_ratio', '', 'max'), 'balance')],
+    ),
+    lines('Rebalances', 'Changes of placement for balance.', 'short', [
+      query(`sum (increase(fulgur_rebalances_total{mesh="$mesh"}${RATE}))`, 'rebalances'),
+    ]),
+    lines('Slow workers', 'Workers that shards go around.', 'short', [
+      query(gauge('fulgur_workers_slow', ''), 'slow'),
+    ]),
   ],
 );
 
+const pool = (what, name) => `max (fulgur_pool_${what}{mesh="$mesh", pool="${name}"})`;
 const mean = (part) => recorded(`mesh:fulgur_dispatch_${part}:seconds_rate5m`);
 const pools = dashboard(
   'fulgur-pools',
@@ -340,6 +353,17 @@ const pools = dashboard(
         query(rate('fulgur_dispatch_parked_total'), 'parked'),
       ],
     ),
+    lines('Expert workers', 'What the orchestrator wants, and what serves.', 'short', [
+      query(pool('wanted_replicas', 'experts'), 'wanted'),
+      query(pool('replicas', 'experts'), 'serving'),
+    ]),
+    lines('Attention shards', 'What the orchestrator wants, and what serves.', 'short', [
+      query(pool('wanted_replicas', 'attention'), 'wanted'),
+      query(pool('replicas', 'attention'), 'serving'),
+    ]),
+    lines('Busy as the scaling signal sees it', 'By pool.', 'percentunit', [
+      query(gauge('fulgur_pool_busy_ratio', 'pool', 'max'), '{{pool}}'),
+    ]),
     lines('Full queues', 'Sends refused because a bounded queue was full.', 'short', [
       query(rate('fulgur_transport_refused_busy_total', '', 'member'), '{{member}}'),
     ]),
