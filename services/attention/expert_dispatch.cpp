@@ -8,6 +8,12 @@ namespace fulgur::attention {
 namespace {
 
 constexpr Nanoseconds kAvoidFor = 1 * kSecond;
+constexpr double kSameSpeed = 1.25;  // slowness within this factor of 1 is noise
+constexpr double kSlow = 4.0;        // beyond it a worker is reported …
+constexpr double kSlowPenalty = 2.0;  // … and left alone more than its speed alone would say
+constexpr Nanoseconds kProbeGapMin = 500 * kMillisecond;
+constexpr Nanoseconds kProbeGapMax = 8 * kSecond;
+constexpr std::uint64_t kSplitRowsMin = 32;  // rows of an expert that are worth reading it twice
 
 bool by_expert_then_row(const wire::Route& a, const wire::Route& b) {
   if (a.expert != b.expert) return a.expert < b.expert;
@@ -36,6 +42,7 @@ bool ExpertDispatch::set_placement(const wire::Placement& placement) {
         previous.erase(known);
       }
     }
+    if (worker.incarnation != entry.incarnation) worker.pace = WorkerPace(clock_.now());
     worker.name = entry.name;
     worker.incarnation = entry.incarnation;
     worker.endpoint = entry.endpoint;
@@ -65,6 +72,7 @@ void ExpertDispatch::on_link_up(transport::LinkId link) {
   if (worker == nullptr) return;
   worker->up = true;
   worker->avoid_until = 0;
+  worker->pace = WorkerPace(clock_.now());
   retry_parked();
 }
 
@@ -86,23 +94,102 @@ bool ExpertDispatch::holds(const Worker& worker, std::uint32_t layer, std::uint3
   return at / 64 < worker.replicas.size() && ((worker.replicas[at / 64] >> (at % 64)) & 1U) != 0;
 }
 
+std::uint32_t ExpertDispatch::holders(std::uint32_t layer, std::uint32_t expert) const {
+  return static_cast<std::uint32_t>(
+      std::count_if(workers_.begin(), workers_.end(), [&](const auto& entry) {
+        return entry.second.up && holds(entry.second, layer, expert);
+      }));
+}
+
+// ---------------------------------------------------------------- which replica
+
+double ExpertDispatch::pace_of(const Worker& worker) const {
+  const double owed = worker.outstanding == 0 ? 0.0 : units(worker.load / worker.outstanding);
+  return worker.pace.value(clock_.now(), owed);
+}
+
+/// Nanoseconds a unit of the lower median of the reachable workers that were measured; 0 for none.
+double ExpertDispatch::median_pace() const {
+  std::vector<double> paces;
+  for (const auto& [name, worker] : workers_) {
+    if (worker.up && worker.pace.measured()) paces.push_back(pace_of(worker));
+  }
+  if (paces.empty()) return 0;
+  const auto middle = paces.begin() + static_cast<std::ptrdiff_t>((paces.size() - 1) / 2);
+  std::nth_element(paces.begin(), middle, paces.end());
+  return *middle;
+}
+
+void ExpertDispatch::compare_workers() {
+  const double median = median_pace();
+  for (auto& [name, worker] : workers_) {
+    const double pace = pace_of(worker);
+    worker.slowness = median > 0 && pace > 0 ? pace / median : 1.0;
+    if (worker.slowness < kSameSpeed && worker.slowness * kSameSpeed > 1) worker.slowness = 1.0;
+    if (worker.slowness <= 1.0) worker.probe_gap = 0;
+    if (worker.slowness >= kSlow) worker.slowness *= kSlowPenalty;
+  }
+}
+
+/// The holder that should be done first with `cost` more, after what it owes and what this batch
+/// `added` already.
 ExpertDispatch::Worker* ExpertDispatch::choose(std::uint32_t layer, std::uint32_t expert,
+                                               std::uint64_t cost,
                                                const std::map<std::string, std::uint64_t>& added) {
   Worker* best = nullptr;
-  std::pair<bool, std::uint64_t> best_key;
+  std::pair<bool, double> best_key;
   const Nanoseconds now = clock_.now();
   for (auto& [name, worker] : workers_) {
     if (!worker.up || !holds(worker, layer, expert)) continue;
     if (worker.outstanding >= options_.outstanding_max) continue;
     const auto extra = added.find(name);
-    const std::pair key{worker.avoid_until > now,
-                        worker.load + (extra == added.end() ? 0 : extra->second)};
+    const std::uint64_t ahead = worker.load + (extra == added.end() ? 0 : extra->second);
+    const std::pair key{worker.avoid_until > now, units(ahead + cost) * worker.slowness};
     if (best == nullptr || key < best_key) {
       best = &worker;
       best_key = key;
     }
   }
   return best;
+}
+
+/// A slower, idle holder whose time to be tried again has come.
+ExpertDispatch::Worker* ExpertDispatch::choose_probe(
+    std::uint32_t layer, std::uint32_t expert, const std::map<std::string, std::uint64_t>& added) {
+  const Nanoseconds now = clock_.now();
+  for (auto& [name, worker] : workers_) {
+    if (!worker.up || worker.slowness <= 1.0 || worker.outstanding > 0 || added.contains(name))
+      continue;
+    if (!holds(worker, layer, expert) || worker.avoid_until > now) continue;
+    if (worker.probe_gap == 0) {
+      worker.probe_gap = kProbeGapMin;
+      worker.probe_at = now + worker.probe_gap;
+    }
+    if (now < worker.probe_at) continue;
+    worker.probe_gap = std::min(2 * worker.probe_gap, kProbeGapMax);
+    worker.probe_at = now + worker.probe_gap;
+    ++stats_.probes_total;
+    return &worker;
+  }
+  return nullptr;
+}
+
+std::vector<wire::WorkerSeen> ExpertDispatch::workers_seen() const {
+  const double median = median_pace();
+  std::vector<wire::WorkerSeen> seen;
+  for (const auto& [name, worker] : workers_) {
+    wire::WorkerSeen entry;
+    entry.name = name;
+    entry.incarnation = worker.incarnation;
+    entry.reachable = worker.up;
+    const double pace = pace_of(worker);
+    if (pace > 0 && median > 0 && worker.pace.measured()) {
+      entry.speed = static_cast<float>(median / pace);
+      entry.slow = pace >= kSlow * median;
+    }
+    seen.push_back(std::move(entry));
+  }
+  return seen;
 }
 
 void ExpertDispatch::run(MicroBatchPtr batch, std::uint32_t layer) {
@@ -122,21 +209,8 @@ void ExpertDispatch::run(MicroBatchPtr batch, std::uint32_t layer) {
 void ExpertDispatch::assign(const MicroBatchPtr& batch, std::uint32_t layer,
                             std::vector<wire::Route> routes, Nanoseconds since) {
   std::sort(routes.begin(), routes.end(), by_expert_then_row);
-  struct Group {
-    std::size_t begin, end;
-  };
-  std::vector<Group> groups;
-  for (std::size_t begin = 0; begin < routes.size();) {
-    std::size_t end = begin;
-    while (end < routes.size() && routes[end].expert == routes[begin].expert) ++end;
-    groups.push_back({begin, end});
-    begin = end;
-  }
-  // Heaviest first onto the least loaded holder; an expert's rows stay together, so its weights are
-  // read by one worker only.
-  std::stable_sort(groups.begin(), groups.end(), [](const Group& a, const Group& b) {
-    return a.end - a.begin > b.end - b.begin;
-  });
+  compare_workers();
+  const std::vector<Group> groups = group(layer, routes);
   stats_.expert_groups_total += groups.size();
   std::map<std::string, std::uint64_t> cost;
   std::map<std::string, std::vector<wire::Route>> chosen;
@@ -144,12 +218,16 @@ void ExpertDispatch::assign(const MicroBatchPtr& batch, std::uint32_t layer,
   for (const Group& group : groups) {
     const auto first = routes.begin() + static_cast<std::ptrdiff_t>(group.begin);
     const auto last = routes.begin() + static_cast<std::ptrdiff_t>(group.end);
-    Worker* worker = choose(layer, first->expert, cost);
+    const std::uint64_t group_cost = options_.expert_cost_rows + group.rows();
+    Worker* worker = nullptr;
+    // The lightest group is what a slow worker is tried with.
+    if (&group == &groups.back()) worker = choose_probe(layer, first->expert, cost);
+    if (worker == nullptr) worker = choose(layer, first->expert, group_cost, cost);
     if (worker == nullptr) {
       unplaced.routes.insert(unplaced.routes.end(), first, last);
       continue;
     }
-    cost[worker->name] += options_.expert_cost_rows + (group.end - group.begin);
+    cost[worker->name] += group_cost;
     auto& list = chosen[worker->name];
     list.insert(list.end(), first, last);
   }
@@ -163,6 +241,39 @@ void ExpertDispatch::assign(const MicroBatchPtr& batch, std::uint32_t layer,
   if (unplaced.routes.empty()) return;
   ++stats_.parked_total;
   parked_.push_back(std::move(unplaced));
+}
+
+/// Routes (sorted) by expert, heaviest first. An expert's rows stay together, so that one worker
+/// reads its weights once, unless they are more than a worker's fair share of the batch and other
+/// workers hold the expert too.
+std::vector<ExpertDispatch::Group> ExpertDispatch::group(
+    std::uint32_t layer, const std::vector<wire::Route>& routes) const {
+  std::vector<Group> whole;
+  for (std::size_t begin = 0; begin < routes.size();) {
+    std::size_t end = begin;
+    while (end < routes.size() && routes[end].expert == routes[begin].expert) ++end;
+    whole.push_back({begin, end});
+    begin = end;
+  }
+  const auto up = static_cast<std::uint64_t>(std::count_if(
+      workers_.begin(), workers_.end(), [](const auto& entry) { return entry.second.up; }));
+  const std::uint64_t all = routes.size() + whole.size() * options_.expert_cost_rows;
+  const std::uint64_t share =
+      std::max({all / std::max<std::uint64_t>(up, 1), kSplitRowsMin,
+                std::uint64_t{2} * options_.expert_cost_rows});
+  std::vector<Group> groups;
+  for (const Group& each : whole) {
+    std::uint64_t parts = 1;
+    if (each.rows() > share)
+      parts = std::clamp<std::uint64_t>((each.rows() + share - 1) / share, 1,
+                                        std::max(holders(layer, routes[each.begin].expert), 1U));
+    for (std::uint64_t part = 0; part < parts; ++part)
+      groups.push_back({each.begin + each.rows() * part / parts,
+                        each.begin + each.rows() * (part + 1) / parts});
+  }
+  std::stable_sort(groups.begin(), groups.end(),
+                   [](const Group& a, const Group& b) { return a.rows() > b.rows(); });
+  return groups;
 }
 
 bool ExpertDispatch::send_part(Worker& worker, Routes work, std::uint64_t cost) {
@@ -200,9 +311,12 @@ bool ExpertDispatch::send_part(Worker& worker, Routes work, std::uint64_t cost) 
     return false;
   }
   ++stats_.dispatches_total;
+  const Nanoseconds now = clock_.now();
+  const bool alone = worker.outstanding == 0;
+  worker.pace.sent(now, alone);
   ++worker.outstanding;
   worker.load += cost;
-  parts_.emplace(id, Part{std::move(work), worker.name, cost, clock_.now()});
+  parts_.emplace(id, Part{std::move(work), worker.name, cost, now, alone});
   return true;
 }
 
@@ -218,7 +332,7 @@ void ExpertDispatch::on_combine(transport::LinkId link, wire::Combine combine) {
   const auto found = parts_.find(combine.id);
   if (found == parts_.end()) return;  // answered twice, or re-routed meanwhile
   Part& part = found->second;
-  const Worker* worker = by_link(link);
+  Worker* worker = by_link(link);
   const std::vector<wire::Route>& routes = part.work.routes;
   const bool fits = combine.routes == routes.size() && combine.hidden == options_.hidden &&
                     combine.dtype == options_.dtype && combine.layer == part.work.layer;
@@ -237,6 +351,7 @@ void ExpertDispatch::on_combine(transport::LinkId link, wire::Combine combine) {
   }
   batch->frames.push_back(std::move(combine.outputs));
   batch->routes_missing -= static_cast<std::uint32_t>(routes.size());
+  worker->pace.answered(clock_.now(), units(part.cost), part.alone && worker->outstanding == 1);
   stats_.queue_us_total += combine.queue_us;
   stats_.compute_us_total += combine.compute_us;
   stats_.round_trip_us_total += static_cast<std::uint64_t>((clock_.now() - part.sent) / kMicrosecond);
@@ -313,6 +428,7 @@ void ExpertDispatch::tick() {
     if (part == parts_.end()) continue;
     const auto worker = workers_.find(part->second.worker);
     if (worker != workers_.end()) {
+      worker->second.pace.answered(now, units(part->second.cost), false);
       hooks_.report({name_, worker->first, worker->second.incarnation, Code::deadline_exceeded});
     }
     retry(id, true);

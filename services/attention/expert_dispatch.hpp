@@ -1,7 +1,9 @@
 // Sends a micro-batch's tokens to the expert workers and gathers the un-reduced outputs. It knows
 // the placement, which workers are reachable and what is outstanding with each; it re-routes on
 // nack, link loss and silence, and parks routes of an expert nobody serves until someone does or
-// the deadline passes. Which replica answers never changes a result (invariant I1).
+// the deadline passes. Of several replicas it takes the one that should answer first: by what it
+// owes and how fast it has been; a slow one is asked for little now and then, to see it recover.
+// Which replica answers never changes a result (invariant I1).
 // Plain class: sending, packing and completion are callbacks.
 #pragma once
 
@@ -15,6 +17,7 @@
 #include "common/transport/transport.hpp"
 #include "common/wire/messages.hpp"
 #include "services/attention/micro_batch.hpp"
+#include "services/attention/worker_pace.hpp"
 
 namespace fulgur::attention {
 
@@ -39,6 +42,7 @@ struct DispatchStats {
   std::uint64_t nacks_total = 0;
   std::uint64_t workers_lost_total = 0;
   std::uint64_t parked_total = 0;
+  std::uint64_t probes_total = 0;  ///< dispatches to a slower worker, to see whether it has recovered
   std::uint64_t queue_us_total = 0;    ///< in worker mailboxes
   std::uint64_t compute_us_total = 0;  ///< in workers
   std::uint64_t round_trip_us_total = 0;
@@ -80,6 +84,8 @@ class ExpertDispatch {
   /// Whether every expert of every layer has a reachable replica.
   bool complete() const;
   std::size_t outstanding() const { return parts_.size(); }
+  /// What this shard has measured of every worker of the placement, by name.
+  std::vector<wire::WorkerSeen> workers_seen() const;
   const DispatchStats& stats() const { return stats_; }
 
  private:
@@ -93,6 +99,17 @@ class ExpertDispatch {
     std::uint64_t load = 0;  ///< cost of what is outstanding
     std::uint32_t outstanding = 0;
     Nanoseconds avoid_until = 0;  ///< after a nack or silence: only when nobody else holds the expert
+    WorkerPace pace;
+    double slowness = 1;  ///< time of a unit over the median worker's, as of the last batch
+    Nanoseconds probe_at = 0;  ///< when a slower worker is tried next
+    Nanoseconds probe_gap = 0;
+  };
+
+  /// Routes of a batch that go to one worker together: [begin, end) of them, all of one expert.
+  struct Group {
+    std::size_t begin = 0;
+    std::size_t end = 0;
+    std::uint64_t rows() const { return end - begin; }
   };
 
   /// Routes of one layer of a micro-batch and since when they are tried.
@@ -109,11 +126,23 @@ class ExpertDispatch {
     std::string worker;
     std::uint64_t cost = 0;
     Nanoseconds sent = 0;
+    bool alone = false;  ///< the worker owed nothing else from when it was sent
   };
 
   bool holds(const Worker& worker, std::uint32_t layer, std::uint32_t expert) const;
-  Worker* choose(std::uint32_t layer, std::uint32_t expert,
+  std::uint32_t holders(std::uint32_t layer, std::uint32_t expert) const;
+  std::vector<Group> group(std::uint32_t layer, const std::vector<wire::Route>& routes) const;
+  Worker* choose(std::uint32_t layer, std::uint32_t expert, std::uint64_t cost,
                  const std::map<std::string, std::uint64_t>& added);
+  Worker* choose_probe(std::uint32_t layer, std::uint32_t expert,
+                       const std::map<std::string, std::uint64_t>& added);
+  void compare_workers();
+  double pace_of(const Worker& worker) const;
+  double median_pace() const;
+  /// Work of a dispatch of that cost: what every dispatch takes counts as one more expert.
+  double units(std::uint64_t cost) const {
+    return static_cast<double>(cost + options_.expert_cost_rows);
+  }
   void assign(const MicroBatchPtr& batch, std::uint32_t layer, std::vector<wire::Route> routes,
               Nanoseconds since);
   bool send_part(Worker& worker, Routes work, std::uint64_t cost);

@@ -1,6 +1,8 @@
 fulgur_test(scheduler_test SOURCES attention/scheduler_test.cpp DEPENDS fulgur::attention)
 fulgur_test(sampler_test SOURCES attention/sampler_test.cpp DEPENDS fulgur::attention)
-fulgur_test(expert_dispatch_test SOURCES attention/expert_dispatch_test.cpp DEPENDS fulgur::attention)
+fulgur_test(expert_dispatch_test
+  SOURCES attention/expert_dispatch_test.cpp attention/replica_choice_test.cpp
+  DEPENDS fulgur::attention)
 fulgur_test(golden_test SOURCES attention/golden_test.cpp
             DEPENDS fulgur::local_mesh fulgur::direct_model fulgur::test_support TIMEOUT 300 LABELS golden)
 fulgur_use_actor_pch(golden_test)
