@@ -23,7 +23,10 @@ struct LoadHistoryOptions {
 class LoadHistory {
  public:
   LoadHistory(ModelShape shape, LoadHistoryOptions options, const Clock& clock)
-      : shape_(shape), options_(options), clock_(clock), decayed_at_(clock.now()),
+      : shape_(shape),
+        options_(options),
+        clock_(clock),
+        decayed_at_(clock.now()),
         tokens_(shape.cells()) {}
 
   /// Adds one heartbeat's increments; cells outside the model are ignored.

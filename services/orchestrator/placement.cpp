@@ -1,5 +1,5 @@
-// Decides which of the ways to plan is taken: evenly while no load is known; else keep what is held,
-// repair and improve it, or pack anew, whichever the policy and the figures favour.
+// Decides which of the ways to plan is taken: evenly while no load is known; else keep what is
+// held, repair and improve it, or pack anew, whichever the policy and the figures favour.
 #include "services/orchestrator/placement.hpp"
 
 #include <cmath>
@@ -16,7 +16,8 @@ namespace {
 
 constexpr double kFreshTarget = 1.002;  // of a placement from nothing, where moves cost nothing
 constexpr std::uint32_t kRoundsMax = 4;
-constexpr double kFreshGain = 0.05;     // of excess(), that makes placing anew worth its moves
+constexpr std::uint32_t kKicksMax = 64;
+constexpr double kFreshGain = 0.05;  // of excess(), that makes placing anew worth its moves
 
 Status check(const PlacementInput& input) {
   FULGUR_ASSERT(input.shape.cells() > 0 && input.replicas > 0, "nothing to place");
@@ -74,12 +75,12 @@ PlacementProblem make_problem(const PlacementInput& input, std::uint32_t floor) 
     problem.held.push_back(held.shape() == input.shape ? held : ReplicaMap(input.shape));
   }
   std::sort(distinct.begin(), distinct.end());
-  problem.domains = static_cast<std::uint32_t>(
-      std::unique(distinct.begin(), distinct.end()) - distinct.begin());
+  problem.domains =
+      static_cast<std::uint32_t>(std::unique(distinct.begin(), distinct.end()) - distinct.begin());
   const std::uint64_t base = input.shape.cells() * floor;
   const double spare = std::floor(input.spare * static_cast<double>(input.shape.cells()) + 1e-9);
-  problem.budget = base + static_cast<std::uint64_t>(
-                              std::min(spare, static_cast<double>(room - base)));
+  problem.budget =
+      base + static_cast<std::uint64_t>(std::min(spare, static_cast<double>(room - base)));
   return problem;
 }
 
@@ -105,8 +106,12 @@ Layout even_layout(const PlacementInput& input, const PlacementProblem& problem)
 class LoadPlanner {
  public:
   LoadPlanner(const PlacementInput& input, const PlacementProblem& problem)
-      : input_(input), problem_(problem), policy_(input.policy), counts_(plan_counts(problem)),
-        held_(layout_of(problem, problem.held)), before_(balance(held_)) {}
+      : input_(input),
+        problem_(problem),
+        policy_(input.policy),
+        counts_(plan_counts(problem)),
+        held_(layout_of(problem, problem.held)),
+        before_(balance(held_)) {}
 
   const Balance& before() const { return before_; }
   Balance balance(const Layout& layout) const { return layout.balance(counts_.bound); }
@@ -163,6 +168,7 @@ void LoadPlanner::improve_fully(Layout& layout, const SearchGoal& goal) const {
 Layout LoadPlanner::fresh() const {
   SearchGoal goal;
   goal.target = kFreshTarget;
+  goal.kicks_max = kKicksMax;
   goal.missing_max = ~std::uint64_t{0};
   auto packed = pack(problem_, counts_.counts, false);
   Layout layout = packed ? *std::move(packed) : even_layout(input_, problem_);
@@ -242,9 +248,9 @@ Result<PlacementPlan> plan_placement(const PlacementInput& input) {
   PlacementPlan plan;
   plan.replicas = static_cast<std::uint32_t>(std::min<std::uint64_t>(fit, input.replicas));
   if (plan.replicas < input.replicas)
-    plan.shortfall = fmt::format(
-        "{} of {} replicas an expert: {} workers have room for {} of {} replicas", plan.replicas,
-        input.replicas, usable, room, shape.cells() * input.replicas);
+    plan.shortfall =
+        fmt::format("{} of {} replicas an expert: {} workers have room for {} of {} replicas",
+                    plan.replicas, input.replicas, usable, room, shape.cells() * input.replicas);
   const PlacementProblem problem = make_problem(input, plan.replicas);
   if (believes_load(input))
     plan_by_load(input, problem, plan);

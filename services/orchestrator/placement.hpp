@@ -29,9 +29,9 @@ struct PlacementWorker {
 
 /// When a placement by load may change. Lost and draining workers are always acted upon.
 struct RebalancePolicy {
-  double trigger = 1.03;  ///< no change while Balance::excess() is below
-  double target = 1.01;   ///< the search for improvements ends here
-  double gain_min = 0.01;  ///< a change must lower Balance::excess() by this much
+  double trigger = 1.03;                    ///< no change while Balance::excess() is below
+  double target = 1.01;                     ///< the search for improvements ends here
+  double gain_min = 0.01;                   ///< a change must lower Balance::excess() by this much
   Nanoseconds interval_min = 30 * kSecond;  ///< between two changes
   /// Replicas loaded for balance in one change; those that a loss or a floor demands do not count.
   std::uint64_t moves_max = std::numeric_limits<std::uint64_t>::max();
@@ -63,12 +63,12 @@ struct Balance {
 };
 
 struct PlacementPlan {
-  std::vector<ReplicaMap> assigned;  ///< for each worker, in the order given
-  std::uint32_t replicas = 0;        ///< of every expert at least
-  std::uint64_t moves = 0;           ///< replicas that must be loaded somewhere
-  std::string shortfall;             ///< why replicas < wanted; empty when it is not
-  bool by_load = false;              ///< load was known and decided
-  bool kept = false;                 ///< the policy keeps what is held: assigned is held
+  std::vector<ReplicaMap> assigned;   ///< for each worker, in the order given
+  std::uint32_t replicas = 0;         ///< of every expert at least
+  std::uint64_t moves = 0;            ///< replicas that must be loaded somewhere
+  std::string shortfall;              ///< why replicas < wanted; empty when it is not
+  bool by_load = false;               ///< load was known and decided
+  bool kept = false;                  ///< the policy keeps what is held: assigned is held
   std::vector<std::uint32_t> counts;  ///< replicas of each expert, [layers, experts]
   Balance before;                     ///< of what is held; meaningful when by_load
   Balance after;                      ///< of `assigned`; meaningful when by_load

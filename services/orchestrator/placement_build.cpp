@@ -16,8 +16,7 @@ struct Item {
 /// Places one replica after the other.
 class Placer {
  public:
-  Placer(Layout& layout, bool plain)
-      : layout_(layout), problem_(layout.problem()), plain_(plain) {}
+  Placer(Layout& layout, bool plain) : layout_(layout), problem_(layout.problem()), plain_(plain) {}
 
   /// Puts a replica on the best slot that `limit(slot)` leaves room on; false when there is none.
   template <typename Limit>

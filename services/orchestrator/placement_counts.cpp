@@ -14,7 +14,9 @@ class LayerCounts {
  public:
   LayerCounts(const PlacementProblem& problem, const std::vector<double>& speed_of,
               std::uint32_t layer)
-      : problem_(problem), speed_of_(speed_of), layer_(layer),
+      : problem_(problem),
+        speed_of_(speed_of),
+        layer_(layer),
         counts_(problem.shape.experts, problem.floor) {}
 
   const std::vector<std::uint32_t>& counts() const { return counts_; }
@@ -131,9 +133,8 @@ ReplicaCounts plan_counts(const PlacementProblem& problem) {
     for (std::uint64_t i = 0; i < extra[layer]; ++i) grown.grow();
     plan.counts.insert(plan.counts.end(), grown.counts().begin(), grown.counts().end());
     const auto* first = &problem.load[problem.cell(layer, 0)];
-    plan.layer_bound.push_back(
-        std::max(std::accumulate(first, first + experts, 0.0) / problem.speed_sum,
-                 grown.worst_height()));
+    plan.layer_bound.push_back(std::max(
+        std::accumulate(first, first + experts, 0.0) / problem.speed_sum, grown.worst_height()));
     LayerCounts equal(problem, speed_of, layer);
     const std::uint64_t share = spare_all / layers + (layer < spare_all % layers ? 1 : 0);
     for (std::uint64_t i = 0; i < share; ++i) equal.grow();

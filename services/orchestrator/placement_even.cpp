@@ -114,7 +114,7 @@ std::vector<std::vector<std::uint32_t>> EvenPlanner::layer_quotas(
 }
 
 void EvenPlanner::match_layer(std::uint32_t layer, std::uint32_t replicas,
-                          const std::vector<std::uint32_t>& quotas, PlacementPlan& plan) const {
+                              const std::vector<std::uint32_t>& quotas, PlacementPlan& plan) const {
   const std::size_t count = order_.size();
   MinCostFlow flow(2 + count + shape_.experts);
   for (std::size_t slot = 0; slot < count; ++slot) flow.add_edge(2 + slot, 1, quotas[slot], 0);

@@ -1,5 +1,5 @@
-// The placement for a load nobody knows: equal replica counts, even per layer and in total, with the
-// fewest moves. Part of placement.hpp; nobody else needs it.
+// The placement for a load nobody knows: equal replica counts, even per layer and in total, with
+// the fewest moves. Part of placement.hpp; nobody else needs it.
 #pragma once
 
 #include "services/orchestrator/placement.hpp"

@@ -103,7 +103,8 @@ bool Layout::allows(const Change& change) const {
       if (has(edit.to, edit.layer, edit.expert)) return false;
       std::uint64_t after = used_[edit.to];
       for (std::uint32_t j = 0; j < change.count; ++j)
-        after += (change.edits[j].to == edit.to ? 1 : 0) - (change.edits[j].from == edit.to ? 1 : 0);
+        after +=
+            (change.edits[j].to == edit.to ? 1 : 0) - (change.edits[j].from == edit.to ? 1 : 0);
       if (after > problem_->slots[edit.to].limit && after > used_[edit.to]) return false;
     }
     if (edit.from == kNoSlot) ++replicas;

@@ -20,9 +20,9 @@ struct PlacementSlot {
 
 struct PlacementProblem {
   ModelShape shape;
-  std::uint32_t floor = 1;    ///< replicas of every expert at least
-  std::uint64_t budget = 0;   ///< replicas in all at most
-  std::vector<double> load;   ///< [layers, experts]
+  std::uint32_t floor = 1;   ///< replicas of every expert at least
+  std::uint64_t budget = 0;  ///< replicas in all at most
+  std::vector<double> load;  ///< [layers, experts]
   std::vector<PlacementSlot> slots;
   std::uint32_t domains = 0;  ///< distinct ones among the slots
   double speed_sum = 0;

@@ -6,12 +6,14 @@
 #include <algorithm>
 #include <numeric>
 
+#include "common/base/rng.hpp"
+
 namespace fulgur::orchestrator {
 namespace {
 
-constexpr double kTiny = 1e-9;              // relative: below it two times are equal
-constexpr double kFreeMove = 0.25;          // loads that a change without a load is charged
-constexpr std::uint32_t kPartnersMax = 4;   // fast slots looked at where all would be too many
+constexpr double kTiny = 1e-9;             // relative: below it two times are equal
+constexpr double kFreeMove = 0.25;         // loads that a change without a load is charged
+constexpr std::uint32_t kPartnersMax = 4;  // fast slots looked at where all would be too many
 
 /// The best of the changes offered.
 struct Choice {
@@ -54,13 +56,21 @@ class Journal {
 class LayerSearch {
  public:
   LayerSearch(Layout& layout, const ReplicaCounts& counts, const SearchGoal& goal)
-      : layout_(layout), problem_(layout.problem()), counts_(counts), goal_(goal), trial_(layout),
-        layers_(problem_.shape.layers), experts_(problem_.shape.experts) {}
+      : layout_(layout),
+        problem_(layout.problem()),
+        counts_(counts),
+        goal_(goal),
+        trial_(layout),
+        layers_(problem_.shape.layers),
+        experts_(problem_.shape.experts) {}
 
   void run(std::uint32_t layer);
 
  private:
   double goal_of(std::uint32_t layer) const { return counts_.layer_bound[layer] * goal_.target; }
+  void descend(Journal& journal);
+  void shake(Rng& rng, Journal& journal);
+  std::uint32_t draw_expert(Rng& rng, std::uint32_t slot, std::uint32_t other) const;
   Change best_change();
   void consider(const Change& change);
   void consider_leaving(std::uint32_t expert);
@@ -83,26 +93,70 @@ class LayerSearch {
   std::uint32_t slowest_ = 0;
   double slowest_time_ = 0;
   double goal_time_ = 0;
+  bool shaken_ = false;  ///< changes stay within the layer
   Choice choice_;
   std::uint64_t trials_left_ = 0;
 };
 
 void LayerSearch::run(std::uint32_t layer) {
   layer_ = layer;
+  shaken_ = false;
   trials_left_ = goal_.trials_max / layers_;
   goal_time_ = goal_of(layer);
-  Journal journal(layout_, layout_.layer_time(layer));
+  {
+    Journal journal(layout_, layout_.layer_time(layer));
+    descend(journal);
+    journal.undo_the_rest();
+  }
+  shaken_ = true;
+  Rng rng(layer + 1);
+  for (std::uint32_t kick = 0; kick < goal_.kicks_max && trials_left_ > 0; ++kick) {
+    const double before = layout_.layer_time(layer);
+    if (before <= goal_time_) return;
+    Journal journal(layout_, before);
+    shake(rng, journal);
+    descend(journal);
+    journal.undo_the_rest();
+  }
+}
+
+void LayerSearch::descend(Journal& journal) {
   const std::uint32_t steps_max = 2 * experts_ + layout_.slots();
   for (std::uint32_t step = 0; step < steps_max; ++step) {
-    slowest_ = layout_.slowest(layer);
-    slowest_time_ = layout_.time(layer, slowest_);
-    if (slowest_time_ <= goal_time_) break;
+    slowest_ = layout_.slowest(layer_);
+    slowest_time_ = layout_.time(layer_, slowest_);
+    journal.reached(slowest_time_);
+    if (slowest_time_ <= goal_time_) return;
     const Change change = best_change();
-    if (change.count == 0) break;
+    if (change.count == 0) return;
     journal.apply(change);
-    journal.reached(layout_.layer_time(layer));
   }
-  journal.undo_the_rest();
+  journal.reached(layout_.layer_time(layer_));
+}
+
+/// An expert of the layer that `slot` has and `other` lacks; experts_ when none was met.
+std::uint32_t LayerSearch::draw_expert(Rng& rng, std::uint32_t slot, std::uint32_t other) const {
+  const auto first = static_cast<std::uint32_t>(rng.below(experts_));
+  for (std::uint32_t step = 0; step < experts_; ++step) {
+    const std::uint32_t expert = (first + step) % experts_;
+    if (layout_.has(slot, layer_, expert) && !layout_.has(other, layer_, expert)) return expert;
+  }
+  return experts_;
+}
+
+/// Two exchanges, or other counts for two experts, at random.
+void LayerSearch::shake(Rng& rng, Journal& journal) {
+  for (int times = 0; times < 2; ++times) {
+    const auto a = static_cast<std::uint32_t>(rng.below(layout_.slots()));
+    const auto b = static_cast<std::uint32_t>(rng.below(layout_.slots()));
+    const std::uint32_t out = draw_expert(rng, a, b);
+    const std::uint32_t back = draw_expert(rng, b, a);
+    if (a == b || out == experts_ || back == experts_) continue;
+    const Change exchange(Edit{layer_, out, a, b}, Edit{layer_, back, b, a});
+    const Change recount(Edit{layer_, out, kNoSlot, b}, Edit{layer_, back, b, kNoSlot});
+    const Change& change = rng.below(2) == 0 ? exchange : recount;
+    if (layout_.allows(change)) journal.apply(change);
+  }
 }
 
 Change LayerSearch::best_change() {
@@ -110,7 +164,7 @@ Change LayerSearch::best_change() {
   for (std::uint32_t expert = 0; expert < experts_; ++expert)
     if (layout_.has(slowest_, layer_, expert)) consider_leaving(expert);
   if (choice_.change.count == 0) consider_double_exchanges();
-  if (choice_.change.count == 0) consider_spares_of_other_layers();
+  if (choice_.change.count == 0 && !shaken_) consider_spares_of_other_layers();
   return choice_.change;
 }
 
@@ -151,8 +205,9 @@ void LayerSearch::consider_partner(std::uint32_t expert, std::uint32_t slot) {
     if (!layout_.has(slot, layer_, other)) continue;
     const double other_height = layout_.height(layer_, other);
     if (!layout_.has(slowest_, layer_, other)) {
-      const bool hopeless = problem_.equal_speeds && (other_height >= height ||
-                                                      there + height - other_height >= slowest_time_);
+      const bool hopeless =
+          problem_.equal_speeds &&
+          (other_height >= height || there + height - other_height >= slowest_time_);
       if (!hopeless) consider(Change(moves, Edit{layer_, other, slot, slowest_}));
     }
     if (layout_.count(layer_, other) > problem_.floor)
@@ -231,8 +286,12 @@ void LayerSearch::consider_spares_of_other_layers() {
 class TotalSearch {
  public:
   TotalSearch(Layout& layout, const ReplicaCounts& counts, const SearchGoal& goal)
-      : layout_(layout), problem_(layout.problem()), goal_(goal), trial_(layout),
-        layers_(problem_.shape.layers), experts_(problem_.shape.experts) {
+      : layout_(layout),
+        problem_(layout.problem()),
+        goal_(goal),
+        trial_(layout),
+        layers_(problem_.shape.layers),
+        experts_(problem_.shape.experts) {
     for (std::uint32_t layer = 0; layer < layers_; ++layer)
       limits_.push_back(
           std::max(layout.layer_time(layer), counts.layer_bound[layer] * goal.target));
@@ -354,7 +413,8 @@ void restore(Layout& layout, const ReplicaCounts& counts, const SearchGoal& goal
   for (std::uint32_t slot = 0; slot < layout.slots(); ++slot)
     total_limit = std::max(total_limit, layout.total(slot));
   for (std::uint32_t layer = 0; layer < problem.shape.layers; ++layer) {
-    const double limit = std::max(layout.layer_time(layer), counts.layer_bound[layer] * goal.target);
+    const double limit =
+        std::max(layout.layer_time(layer), counts.layer_bound[layer] * goal.target);
     const auto try_change = [&](const Change& change) {
       if (layout.loads(change) >= 0 || !layout.allows(change)) return false;
       trial.run(change);

@@ -8,8 +8,10 @@
 namespace fulgur::orchestrator {
 
 struct SearchGoal {
-  double target = 1.02;           ///< of Balance::excess(); nothing better is looked for
-  std::uint64_t missing_max = 0;  ///< replicas to load, in all
+  double target = 1.02;                ///< of Balance::excess(); nothing better is looked for
+  std::uint64_t missing_max = 0;       ///< replicas to load, in all
+  /// A layer that gets stuck is shaken so often, and stays as it was unless that helped.
+  std::uint32_t kicks_max = 0;
   std::uint64_t trials_max = 150'000;  ///< changes tried, in all: bounds the time of a plan
 };
 

@@ -34,8 +34,8 @@ PlacementInput random_input(Rng& rng) {
   const std::size_t workers = input.replicas + 1 + rng.below(7);
   const bool unequal = rng.below(2) == 0;
   const auto domains = rng.below(4);
-  const double each =
-      static_cast<double>(input.shape.cells()) * (input.replicas + 0.5) / static_cast<double>(workers);
+  const double each = static_cast<double>(input.shape.cells()) * (input.replicas + 0.5) /
+                      static_cast<double>(workers);
   for (std::size_t i = 0; i < workers; ++i) {
     PlacementWorker worker{"expert-" + std::to_string(i), 0, ReplicaMap(input.shape)};
     worker.capacity = static_cast<std::uint64_t>(each * (unequal ? 0.8 + rng.uniform() : 1.2)) + 1;
@@ -47,8 +47,7 @@ PlacementInput random_input(Rng& rng) {
 }
 
 void adopt(PlacementInput& input, const PlacementPlan& plan) {
-  for (std::size_t i = 0; i < input.workers.size(); ++i)
-    input.workers[i].held = plan.assigned[i];
+  for (std::size_t i = 0; i < input.workers.size(); ++i) input.workers[i].held = plan.assigned[i];
 }
 
 std::uint64_t limit_of(const PlacementWorker& worker) {
@@ -66,8 +65,8 @@ void expect_valid(const PlacementInput& input, const PlacementPlan& plan) {
     all += plan.assigned[i].count();
   }
   EXPECT_EQ(plan.moves, moves);
-  EXPECT_LE(static_cast<double>(all), static_cast<double>(input.shape.cells()) *
-                                          (plan.replicas + input.spare) + 1e-6);
+  EXPECT_LE(static_cast<double>(all),
+            static_cast<double>(input.shape.cells()) * (plan.replicas + input.spare) + 1e-6);
   for (std::uint32_t layer = 0; layer < input.shape.layers; ++layer)
     for (std::uint32_t expert = 0; expert < input.shape.experts; ++expert) {
       const auto holders = std::count_if(plan.assigned.begin(), plan.assigned.end(),
@@ -226,8 +225,7 @@ TEST(LoadPlacementOnce, SaysWhatIsWrongWithTheInput) {
   EXPECT_EQ(plan_placement(input).status().message(), "load holds -1, want a number >= 0");
   input.load.clear();
   input.workers[1].speed = 0;
-  EXPECT_EQ(plan_placement(input).status().message(),
-            "worker b has speed 0, want a number > 0");
+  EXPECT_EQ(plan_placement(input).status().message(), "worker b has speed 0, want a number > 0");
   for (PlacementWorker& worker : input.workers) worker.draining = true;
   input.workers[1].speed = 1;
   EXPECT_EQ(plan_placement(input).status().message(), "no expert worker is in the mesh");
