@@ -15,6 +15,8 @@ namespace fulgur::orchestrator {
 namespace {
 
 constexpr double kFreshTarget = 1.002;  // of a placement from nothing, where moves cost nothing
+constexpr double kFreshTotalTarget = 1.0002;
+constexpr std::uint64_t kWorkMax = 1'000'000;  // of one search: some 10 ms
 constexpr std::uint32_t kRoundsMax = 4;
 constexpr std::uint32_t kKicksMax = 64;
 constexpr double kFreshGain = 0.05;  // of excess(), that makes placing anew worth its moves
@@ -103,6 +105,17 @@ Layout even_layout(const PlacementInput& input, const PlacementProblem& problem)
   return layout;
 }
 
+/// Whether what is held cannot stay, or may not.
+bool must_change(const PlacementInput& input, const Layout& held) {
+  if (input.forced || !meets_floor(held)) return true;
+  for (std::uint32_t slot = 0; slot < held.slots(); ++slot)
+    if (held.used(slot) > held.problem().slots[slot].limit) return true;
+  for (const PlacementWorker& worker : input.workers)
+    if (replica_limit(worker, input.shape) == 0 && worker.alive && worker.held.count() > 0)
+      return true;
+  return false;
+}
+
 class LoadPlanner {
  public:
   LoadPlanner(const PlacementInput& input, const PlacementProblem& problem)
@@ -119,32 +132,21 @@ class LoadPlanner {
   std::optional<Layout> plan() const;
 
  private:
-  bool must_change() const;
   Layout fresh() const;
-  void improve_fully(Layout& layout, const SearchGoal& goal) const;
+  void improve_fully(Layout& layout, const ReplicaCounts& counts, const SearchGoal& goal) const;
   Layout improved(Layout repaired) const;
 
   const PlacementInput& input_;
   const PlacementProblem& problem_;
   const RebalancePolicy& policy_;
-  ReplicaCounts counts_;
+  CountPlan counts_;
   Layout held_;
   Balance before_;
 };
 
-bool LoadPlanner::must_change() const {
-  if (input_.forced || !meets_floor(held_)) return true;
-  for (std::uint32_t slot = 0; slot < held_.slots(); ++slot)
-    if (held_.used(slot) > problem_.slots[slot].limit) return true;
-  for (const PlacementWorker& worker : input_.workers)
-    if (replica_limit(worker, input_.shape) == 0 && worker.alive && worker.held.count() > 0)
-      return true;
-  return false;
-}
-
 std::optional<Layout> LoadPlanner::plan() const {
   if (held_.replicas() == 0) return fresh();
-  const bool must = must_change();
+  const bool must = must_change(input_, held_);
   const bool rested = input_.since_change >= policy_.interval_min;
   if (!must && (!rested || before_.excess() <= policy_.trigger)) return std::nullopt;
   auto repaired = repair(problem_);
@@ -155,30 +157,35 @@ std::optional<Layout> LoadPlanner::plan() const {
 
 /// Rounds, because a layer's search may free what another layer lacked, while they gain enough that
 /// the same load would call for a change again.
-void LoadPlanner::improve_fully(Layout& layout, const SearchGoal& goal) const {
+void LoadPlanner::improve_fully(Layout& layout, const ReplicaCounts& counts,
+                                const SearchGoal& goal) const {
+  std::uint64_t work = kWorkMax;
   for (std::uint32_t round = 0; round < kRoundsMax; ++round) {
     const double before = balance(layout).excess();
-    improve(layout, counts_, goal);
+    improve(layout, counts, goal, work);
     if (before - balance(layout).excess() < policy_.gain_min / 2) return;
   }
 }
 
-/// The better of two starts. The second is the packing of EPLB's global policy where that exists,
-/// so that the result is never worse than that.
+/// The better of two starts. The second is the packing of EPLB's global policy, which a search only
+/// makes better: the first must not lose to it in any figure.
 Layout LoadPlanner::fresh() const {
   SearchGoal goal;
   goal.target = kFreshTarget;
+  goal.total_target = kFreshTotalTarget;
   goal.kicks_max = kKicksMax;
   goal.missing_max = ~std::uint64_t{0};
-  auto packed = pack(problem_, counts_.counts, false);
+  auto packed = pack(problem_, counts_.best.counts, false);
   Layout layout = packed ? *std::move(packed) : even_layout(input_, problem_);
-  improve_fully(layout, goal);
-  if (balance(layout).excess() <= kFreshTarget) return layout;
-  if (auto plain = pack(problem_, counts_.equal, true)) {
-    improve_fully(*plain, goal);
-    if (balance(*plain).excess() < balance(layout).excess()) return *plain;
-  }
-  return layout;
+  improve_fully(layout, counts_.best, goal);
+  const Balance ours = balance(layout);
+  auto plain = pack(problem_, counts_.equal.counts, true);
+  if (!plain || ours.excess() <= kFreshTarget) return layout;
+  const Balance start = balance(*plain);
+  const bool loses = ours.layer > std::max(start.layer, kFreshTarget) ||
+                     ours.total > std::max(start.total, kFreshTarget);
+  improve_fully(*plain, counts_.equal, goal);
+  return loses || balance(*plain).excess() < ours.excess() ? *plain : layout;
 }
 
 /// Few moves from what is held; all of them when those do not reach the target and all do better.
@@ -189,12 +196,12 @@ Layout LoadPlanner::improved(Layout layout) const {
   const std::uint64_t moves_max =
       policy_.moves_max > ~needed ? ~std::uint64_t{0} : needed + policy_.moves_max;
   SearchGoal goal;
-  goal.target = policy_.target;
+  goal.target = goal.total_target = policy_.target;
   goal.missing_max = moves_max;
-  improve_fully(layout, goal);
+  improve_fully(layout, counts_.best, goal);
   if (balance(layout).excess() <= std::max(policy_.trigger, 1.0 + kFreshGain)) return layout;
   Layout anew = fresh();
-  restore(anew, counts_, goal);
+  restore(anew, counts_.best, goal);
   const bool better = balance(anew).excess() + kFreshGain <= balance(layout).excess();
   return better && anew.missing() <= moves_max ? anew : layout;
 }
@@ -228,6 +235,15 @@ void plan_by_load(const PlacementInput& input, const PlacementProblem& problem,
   plan.after = planner.balance(layout ? *layout : held);
 }
 
+/// Where there are spare replicas, a placement by a load that was known once stays: the even one
+/// would undo it.
+void plan_without_load(const PlacementInput& input, const PlacementProblem& problem,
+                       PlacementPlan& plan) {
+  const Layout held = layout_of(problem, problem.held);
+  plan.kept = input.spare > 0 && held.replicas() > 0 && !must_change(input, held);
+  fill(plan, input, plan.kept ? held : even_layout(input, problem));
+}
+
 }  // namespace
 
 Result<PlacementPlan> plan_placement(const PlacementInput& input) {
@@ -255,7 +271,7 @@ Result<PlacementPlan> plan_placement(const PlacementInput& input) {
   if (believes_load(input))
     plan_by_load(input, problem, plan);
   else
-    fill(plan, input, even_layout(input, problem));
+    plan_without_load(input, problem, plan);
   return plan;
 }
 

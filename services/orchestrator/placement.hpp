@@ -29,7 +29,7 @@ struct PlacementWorker {
 
 /// When a placement by load may change. Lost and draining workers are always acted upon.
 struct RebalancePolicy {
-  double trigger = 1.03;                    ///< no change while Balance::excess() is below
+  double trigger = 1.02;                    ///< no change while Balance::excess() is below
   double target = 1.01;                     ///< the search for improvements ends here
   double gain_min = 0.01;                   ///< a change must lower Balance::excess() by this much
   Nanoseconds interval_min = 30 * kSecond;  ///< between two changes

@@ -16,23 +16,36 @@ struct Item {
 /// Places one replica after the other.
 class Placer {
  public:
-  Placer(Layout& layout, bool plain) : layout_(layout), problem_(layout.problem()), plain_(plain) {}
+  Placer(Layout& layout, bool plain)
+      : layout_(layout),
+        problem_(layout.problem()),
+        plain_(plain),
+        given_(layout.slots()),
+        skipped_(layout.slots()) {}
+
+  void begin_layer() { given_.assign(given_.size(), 0.0); }
 
   /// Puts a replica on the best slot that `limit(slot)` leaves room on; false when there is none.
   template <typename Limit>
   bool place(const Item& item, const Limit& limit) {
+    // Where EPLB would put a second replica beside the first, one is as good.
+    const bool may_skip = plain_ && layout_.count(item.layer, item.expert) >= problem_.floor;
     std::uint32_t best = kNoSlot;
     auto best_key = key(item, 0);
     for (std::uint32_t slot = 0; slot < layout_.slots(); ++slot) {
-      if (layout_.used(slot) >= limit(slot)) continue;
-      if (layout_.has(slot, item.layer, item.expert)) continue;
+      if (layout_.used(slot) + skipped_[slot] >= limit(slot)) continue;
+      if (layout_.has(slot, item.layer, item.expert) && !may_skip) continue;
       const auto slot_key = key(item, slot);
       if (best != kNoSlot && !(slot_key < best_key)) continue;
       best = slot;
       best_key = slot_key;
     }
     if (best == kNoSlot) return false;
-    layout_.add(best, item.layer, item.expert);
+    given_[best] += item.height / problem_.slots[best].speed;
+    if (layout_.has(best, item.layer, item.expert))
+      ++skipped_[best];
+    else
+      layout_.add(best, item.layer, item.expert);
     return true;
   }
 
@@ -51,7 +64,9 @@ class Placer {
       return problem_.slots[other].domain == problem_.slots[slot].domain;
     });
     const double more = item.height / problem_.slots[slot].speed;
-    if (plain_) return {same_domain, layout_.time(item.layer, slot) + more, 0.0, false, slot};
+    if (plain_)
+      return {same_domain && problem_.spreads_domains(),
+              given_[slot] + (problem_.equal_speeds ? 0.0 : more), 0.0, false, slot};
     return {same_domain, layout_.time(item.layer, slot) + more, layout_.total(slot) + more,
             !problem_.held[slot].contains(item.layer, item.expert), layout_.used(slot)};
   }
@@ -60,6 +75,8 @@ class Placer {
   Layout& layout_;
   const PlacementProblem& problem_;
   const bool plain_;
+  std::vector<double> given_;           ///< of this layer, skipped ones included
+  std::vector<std::uint64_t> skipped_;  ///< replicas that each slot got no second one of
 };
 
 bool Placer::place_by_exchange(const Item& item) {
@@ -210,6 +227,7 @@ std::optional<Layout> pack(const PlacementProblem& problem,
       const std::uint64_t limit = problem.slots[slot].limit;
       return limit - std::min(limit, left * limit / room);
     };
+    placer.begin_layer();
     for (const Item& item : items)
       if (!placer.place(item, paced) && !placer.place(item) && !placer.place_by_exchange(item))
         return std::nullopt;

@@ -9,6 +9,11 @@
 namespace fulgur::orchestrator {
 namespace {
 
+double mean_time(const PlacementProblem& problem, std::uint32_t layer) {
+  const auto first = problem.load.begin() + static_cast<std::ptrdiff_t>(problem.cell(layer, 0));
+  return std::accumulate(first, first + problem.shape.experts, 0.0) / problem.speed_sum;
+}
+
 /// Replicates one layer's most loaded expert again and again.
 class LayerCounts {
  public:
@@ -77,69 +82,81 @@ void append_hull(std::uint32_t layer, const std::vector<double>& bounds, std::ve
   }
 }
 
-}  // namespace
-
-ReplicaCounts plan_counts(const PlacementProblem& problem) {
-  const std::uint32_t layers = problem.shape.layers;
-  const std::uint32_t experts = problem.shape.experts;
-  std::vector<double> speed_of(problem.slots.size() + 1);  // of the fastest n
-  for (std::size_t i = 0; i < problem.slots.size(); ++i) speed_of[i + 1] = problem.slots[i].speed;
-  std::sort(speed_of.begin() + 1, speed_of.end(), std::greater<>());
-  std::partial_sum(speed_of.begin(), speed_of.end(), speed_of.begin());
-
-  const std::uint64_t spare_all = problem.budget - problem.shape.cells() * problem.floor;
-  std::uint64_t spare = spare_all;
-  ReplicaCounts plan;
-  std::vector<Step> steps;
-  std::vector<std::vector<double>> bounds(layers);
-  double mean_sum = 0;
-  for (std::uint32_t layer = 0; layer < layers; ++layer) {
-    const auto* first = &problem.load[problem.cell(layer, 0)];
-    const double mean = std::accumulate(first, first + experts, 0.0) / problem.speed_sum;
-    mean_sum += mean;
+/// The counts and bounds with `extra` spare replicas in each layer.
+ReplicaCounts grow_layers(const PlacementProblem& problem, const std::vector<double>& speed_of,
+                          const std::vector<std::uint64_t>& extra) {
+  ReplicaCounts result;
+  for (std::uint32_t layer = 0; layer < extra.size(); ++layer) {
     LayerCounts grown(problem, speed_of, layer);
-    bounds[layer].push_back(std::max(mean, grown.worst_height()));
-    for (std::uint64_t more = 0; more < spare && bounds[layer].back() > mean; ++more) {
-      if (!grown.grow()) break;
-      bounds[layer].push_back(std::max(mean, grown.worst_height()));
-    }
-    append_hull(layer, bounds[layer], steps);
+    for (std::uint64_t i = 0; i < extra[layer]; ++i) grown.grow();
+    result.counts.insert(result.counts.end(), grown.counts().begin(), grown.counts().end());
+    result.layer_bound.push_back(std::max(mean_time(problem, layer), grown.worst_height()));
   }
-  std::stable_sort(steps.begin(), steps.end(),
-                   [](const Step& a, const Step& b) { return a.slope() > b.slope(); });
+  return result;
+}
+
+/// Buys steps in the order of their slopes and lowers `sum` by what they gain, the last one in
+/// part: a lower bound. What is left when the next one is too large goes round.
+std::vector<std::uint64_t> buy(const std::vector<Step>& steps, std::uint64_t spare,
+                               std::uint32_t layers, double& sum) {
   std::vector<std::uint64_t> extra(layers);
-  double sum = 0;
-  for (const auto& layer : bounds) sum += layer.front();
   double left = static_cast<double>(spare);
   for (const Step& step : steps) {
     const double part = std::min(1.0, left / static_cast<double>(step.replicas));
     sum -= part * step.gain;
     left -= part * static_cast<double>(step.replicas);
-    if (part < 1.0) continue;
+    if (part < 1.0) break;
     extra[step.layer] += step.replicas;
     spare -= step.replicas;
   }
-  plan.bound = mean_sum > 0 ? std::max(1.0, sum / mean_sum) : 1.0;
+  // More, smaller replicas pack better.
+  for (; spare > 0; --spare) ++*std::min_element(extra.begin(), extra.end());
+  return extra;
+}
 
-  // What is left goes round: more, smaller replicas pack better.
-  while (spare > 0) {
-    const auto least = std::min_element(extra.begin(), extra.end());
-    if (*least >= std::uint64_t{experts} * (problem.slots.size() - problem.floor)) break;
-    ++*least;
-    --spare;
-  }
+double sum_of(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0);
+}
+
+/// Speed of the fastest n slots together, by n.
+std::vector<double> speeds_of_fastest(const PlacementProblem& problem) {
+  std::vector<double> speeds(problem.slots.size() + 1);
+  for (std::size_t i = 0; i < problem.slots.size(); ++i) speeds[i + 1] = problem.slots[i].speed;
+  std::sort(speeds.begin() + 1, speeds.end(), std::greater<>());
+  std::partial_sum(speeds.begin(), speeds.end(), speeds.begin());
+  return speeds;
+}
+
+}  // namespace
+
+CountPlan plan_counts(const PlacementProblem& problem) {
+  const std::uint32_t layers = problem.shape.layers;
+  const auto speed_of = speeds_of_fastest(problem);
+  const std::uint64_t spare = problem.budget - problem.shape.cells() * problem.floor;
+  std::vector<Step> steps;
+  double bound_sum = 0;
+  double mean_sum = 0;
   for (std::uint32_t layer = 0; layer < layers; ++layer) {
+    const double mean = mean_time(problem, layer);
     LayerCounts grown(problem, speed_of, layer);
-    for (std::uint64_t i = 0; i < extra[layer]; ++i) grown.grow();
-    plan.counts.insert(plan.counts.end(), grown.counts().begin(), grown.counts().end());
-    const auto* first = &problem.load[problem.cell(layer, 0)];
-    plan.layer_bound.push_back(std::max(
-        std::accumulate(first, first + experts, 0.0) / problem.speed_sum, grown.worst_height()));
-    LayerCounts equal(problem, speed_of, layer);
-    const std::uint64_t share = spare_all / layers + (layer < spare_all % layers ? 1 : 0);
-    for (std::uint64_t i = 0; i < share; ++i) equal.grow();
-    plan.equal.insert(plan.equal.end(), equal.counts().begin(), equal.counts().end());
+    std::vector<double> bounds{std::max(mean, grown.worst_height())};
+    while (bounds.size() <= spare && bounds.back() > mean && grown.grow())
+      bounds.push_back(std::max(mean, grown.worst_height()));
+    append_hull(layer, bounds, steps);
+    bound_sum += bounds.front();
+    mean_sum += mean;
   }
+  std::stable_sort(steps.begin(), steps.end(),
+                   [](const Step& a, const Step& b) { return a.slope() > b.slope(); });
+  std::vector<std::uint64_t> equal(layers, spare / layers);
+  for (std::uint64_t layer = 0; layer < spare % layers; ++layer) ++equal[layer];
+
+  CountPlan plan;
+  plan.best = grow_layers(problem, speed_of, buy(steps, spare, layers, bound_sum));
+  plan.equal = grow_layers(problem, speed_of, equal);
+  // Steps are large at times, and what could not be bought any more is spent badly.
+  if (sum_of(plan.equal.layer_bound) < sum_of(plan.best.layer_bound)) plan.best = plan.equal;
+  plan.bound = mean_sum > 0 ? std::max(1.0, bound_sum / mean_sum) : 1.0;
   return plan;
 }
 

@@ -10,15 +10,18 @@ namespace fulgur::orchestrator {
 
 struct ReplicaCounts {
   std::vector<std::uint32_t> counts;  ///< [layers, experts]
-  std::vector<std::uint32_t> equal;   ///< the same with equally many replicas in every layer
-  /// A lower bound of each layer's slowest time, with the replicas this plan gives it. [layers]
+  /// What each layer's slowest slot needs at least with as many replicas. [layers]
   std::vector<double> layer_bound;
-  /// Lower bound of Balance::layer for every placement within floor and budget.
-  double bound = 1;
 };
 
-/// Spends the whole budget: spare replicas go to the layers where they shorten the slowest worker's
-/// time most, in a layer to the expert with the most load a replica.
-ReplicaCounts plan_counts(const PlacementProblem& problem);
+struct CountPlan {
+  ReplicaCounts best;   ///< spare replicas where they shorten the sum of the layer bounds most
+  ReplicaCounts equal;  ///< equally many replicas in every layer
+  double bound = 1;     ///< lower bound of Balance::layer for every placement in the budget
+};
+
+/// Both spend the whole budget; in a layer, a spare replica goes to the expert with the most load a
+/// replica.
+CountPlan plan_counts(const PlacementProblem& problem);
 
 }  // namespace fulgur::orchestrator

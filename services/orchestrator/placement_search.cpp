@@ -13,16 +13,19 @@ namespace {
 
 constexpr double kTiny = 1e-9;             // relative: below it two times are equal
 constexpr double kFreeMove = 0.25;         // loads that a change without a load is charged
+constexpr std::uint64_t kTrialWork = 12;   // of a change tried, in changes looked at
 constexpr std::uint32_t kPartnersMax = 4;  // fast slots looked at where all would be too many
 
 /// The best of the changes offered.
 struct Choice {
   Change change;
   double value = 0;
+
+  static double worth(double gain, int loads) { return gain / (std::max(loads, 0) + kFreeMove); }
+  bool is_beaten_by(double gain, int loads) const { return worth(gain, loads) > value; }
   void offer(const Change& candidate, double gain, int loads) {
-    const double worth = gain / (std::max(loads, 0) + kFreeMove);
-    if (worth <= value) return;
-    value = worth;
+    if (!is_beaten_by(gain, loads)) return;
+    value = worth(gain, loads);
     change = candidate;
   }
 };
@@ -64,7 +67,8 @@ class LayerSearch {
         layers_(problem_.shape.layers),
         experts_(problem_.shape.experts) {}
 
-  void run(std::uint32_t layer);
+  /// Spends from `work`.
+  void run(std::uint32_t layer, std::uint64_t& work);
 
  private:
   double goal_of(std::uint32_t layer) const { return counts_.layer_bound[layer] * goal_.target; }
@@ -72,7 +76,8 @@ class LayerSearch {
   void shake(Rng& rng, Journal& journal);
   std::uint32_t draw_expert(Rng& rng, std::uint32_t slot, std::uint32_t other) const;
   Change best_change();
-  void consider(const Change& change);
+  void consider(const Change& change, double after_min);
+  double height_with_one_more(std::uint32_t expert) const;
   void consider_leaving(std::uint32_t expert);
   void consider_partner(std::uint32_t expert, std::uint32_t slot);
   void consider_dropping(std::uint32_t expert);
@@ -95,13 +100,14 @@ class LayerSearch {
   double goal_time_ = 0;
   bool shaken_ = false;  ///< changes stay within the layer
   Choice choice_;
-  std::uint64_t trials_left_ = 0;
+  std::uint64_t work_left_ = 0;
 };
 
-void LayerSearch::run(std::uint32_t layer) {
+void LayerSearch::run(std::uint32_t layer, std::uint64_t& work) {
   layer_ = layer;
   shaken_ = false;
-  trials_left_ = goal_.trials_max / layers_;
+  const std::uint64_t share = work / (layers_ - layer);
+  work_left_ = share;
   goal_time_ = goal_of(layer);
   {
     Journal journal(layout_, layout_.layer_time(layer));
@@ -110,14 +116,15 @@ void LayerSearch::run(std::uint32_t layer) {
   }
   shaken_ = true;
   Rng rng(layer + 1);
-  for (std::uint32_t kick = 0; kick < goal_.kicks_max && trials_left_ > 0; ++kick) {
+  for (std::uint32_t kick = 0; kick < goal_.kicks_max && work_left_ > 0; ++kick) {
     const double before = layout_.layer_time(layer);
-    if (before <= goal_time_) return;
+    if (before <= goal_time_) break;
     Journal journal(layout_, before);
     shake(rng, journal);
     descend(journal);
     journal.undo_the_rest();
   }
+  work -= share - work_left_;
 }
 
 void LayerSearch::descend(Journal& journal) {
@@ -168,10 +175,18 @@ Change LayerSearch::best_change() {
   return choice_.change;
 }
 
-void LayerSearch::consider(const Change& change) {
-  if (trials_left_ == 0 || !layout_.allows(change)) return;
-  --trials_left_;
+/// `after_min` is a time that some touched slot will need at least: what cannot be the best change
+/// is not tried.
+void LayerSearch::consider(const Change& change, double after_min) {
+  if (work_left_ == 0) return;
+  --work_left_;
   const int loads = layout_.loads(change);
+  if (problem_.equal_speeds) {
+    if (after_min >= slowest_time_) return;
+    if (!choice_.is_beaten_by(slowest_time_ - std::max(after_min, goal_time_), loads)) return;
+  }
+  if (!layout_.allows(change)) return;
+  work_left_ -= std::min(work_left_, kTrialWork);
   if (loads > 0 && layout_.missing() + static_cast<unsigned>(loads) > goal_.missing_max) return;
   trial_.run(change);
   const double after = trial_.slowest_touched(0);
@@ -192,35 +207,43 @@ void LayerSearch::consider_leaving(std::uint32_t expert) {
   if (layout_.count(layer_, expert) > problem_.floor) consider_dropping(expert);
 }
 
+/// For equal speeds.
+double LayerSearch::height_with_one_more(std::uint32_t expert) const {
+  const double count = layout_.count(layer_, expert);
+  return layout_.height(layer_, expert) * count / (count + 1);
+}
+
 void LayerSearch::consider_partner(std::uint32_t expert, std::uint32_t slot) {
   const double height = layout_.height(layer_, expert);
+  const double less = height - height_with_one_more(expert);
+  const double here = slowest_time_;
   const double there = layout_.time(layer_, slot);
   const Edit moves{layer_, expert, slowest_, slot};
   const Edit adds{layer_, expert, kNoSlot, slot};
   if (layout_.has_room(slot)) {
-    consider(Change(moves));
-    consider(Change(adds));
+    consider(Change(moves), std::max(here - height, there + height));
+    consider(Change(adds), std::max(here - less, there + height - less));
   }
   for (std::uint32_t other = 0; other < experts_; ++other) {
     if (!layout_.has(slot, layer_, other)) continue;
-    const double other_height = layout_.height(layer_, other);
-    if (!layout_.has(slowest_, layer_, other)) {
-      const bool hopeless =
-          problem_.equal_speeds &&
-          (other_height >= height || there + height - other_height >= slowest_time_);
-      if (!hopeless) consider(Change(moves, Edit{layer_, other, slot, slowest_}));
-    }
-    if (layout_.count(layer_, other) > problem_.floor)
-      consider(Change(adds, Edit{layer_, other, slot, kNoSlot}));
+    const double back = layout_.height(layer_, other);
+    if (!layout_.has(slowest_, layer_, other))
+      consider(Change(moves, Edit{layer_, other, slot, slowest_}),
+               std::max(here - height + back, there + height - back));
+    if (other != expert && layout_.count(layer_, other) > problem_.floor)
+      consider(Change(adds, Edit{layer_, other, slot, kNoSlot}),
+               std::max(here - less, there + height - less - back));
   }
 }
 
 void LayerSearch::consider_dropping(std::uint32_t expert) {
   const Edit drops{layer_, expert, slowest_, kNoSlot};
-  consider(Change(drops));
+  const double left = slowest_time_ - layout_.height(layer_, expert);
+  consider(Change(drops), left);
   for (std::uint32_t other = 0; other < experts_; ++other)
     if (!layout_.has(slowest_, layer_, other))
-      consider(Change(drops, Edit{layer_, other, kNoSlot, slowest_}));
+      consider(Change(drops, Edit{layer_, other, kNoSlot, slowest_}),
+               left + height_with_one_more(other));
 }
 
 std::vector<std::uint32_t> LayerSearch::fastest() const {
@@ -246,7 +269,8 @@ void LayerSearch::consider_double_exchange(std::uint32_t partner) {
     const bool here = layout_.has(slowest_, layer_, expert);
     if (here != layout_.has(partner, layer_, expert)) (here ? mine : theirs).push_back(expert);
   }
-  const double gap = slowest_time_ - layout_.time(layer_, partner);
+  const double here = slowest_time_;
+  const double there = layout_.time(layer_, partner);
   const auto height = [&](std::uint32_t expert) { return layout_.height(layer_, expert); };
   const auto out = [&](std::uint32_t expert) { return Edit{layer_, expert, slowest_, partner}; };
   const auto in = [&](std::uint32_t expert) { return Edit{layer_, expert, partner, slowest_}; };
@@ -256,8 +280,8 @@ void LayerSearch::consider_double_exchange(std::uint32_t partner) {
         for (std::size_t d = c + 1; d < theirs.size(); ++d) {
           const double less =
               height(mine[a]) + height(mine[b]) - height(theirs[c]) - height(theirs[d]);
-          if (problem_.equal_speeds && (less <= 0 || less >= gap)) continue;
-          consider(Change(out(mine[a]), out(mine[b]), in(theirs[c]), in(theirs[d])));
+          consider(Change(out(mine[a]), out(mine[b]), in(theirs[c]), in(theirs[d])),
+                   std::max(here - less, there + less));
         }
 }
 
@@ -272,11 +296,14 @@ void LayerSearch::consider_spares_of_other_layers() {
   for (const std::uint32_t slot : fastest()) {
     if (layout_.has(slot, layer_, hottest)) continue;
     const Edit adds{layer_, hottest, kNoSlot, slot};
+    const double there = layout_.time(layer_, slot) + height_with_one_more(hottest);
+    const double after_min = std::max(
+        slowest_time_ - layout_.height(layer_, hottest) + height_with_one_more(hottest), there);
     for (std::uint32_t layer = 0; layer < layers_; ++layer) {
       if (layer == layer_) continue;
       for (std::uint32_t other = 0; other < experts_; ++other)
         if (layout_.count(layer, other) > problem_.floor && layout_.has(slot, layer, other))
-          consider(Change(adds, Edit{layer, other, slot, kNoSlot}));
+          consider(Change(adds, Edit{layer, other, slot, kNoSlot}), after_min);
     }
   }
 }
@@ -296,10 +323,11 @@ class TotalSearch {
       limits_.push_back(
           std::max(layout.layer_time(layer), counts.layer_bound[layer] * goal.target));
     const double sum = std::accumulate(problem_.load.begin(), problem_.load.end(), 0.0);
-    goal_time_ = sum / problem_.speed_sum * goal.target;
+    goal_time_ = sum / problem_.speed_sum * goal.total_target;
   }
 
-  void run();
+  /// Spends from `work`.
+  void run(std::uint64_t& work);
 
  private:
   struct Held {
@@ -310,7 +338,7 @@ class TotalSearch {
   std::vector<Held> held_by(std::uint32_t slot) const;
   std::vector<std::uint32_t> fastest() const;
   void consider_pair(const std::vector<Held>& mine, std::uint32_t partner);
-  void consider(const Change& change);
+  void consider(const Change& change, double after_min);
 
   Layout& layout_;
   const PlacementProblem& problem_;
@@ -323,11 +351,11 @@ class TotalSearch {
   double slowest_time_ = 0;
   double goal_time_ = 0;
   Choice choice_;
-  std::uint64_t trials_left_ = 0;
+  std::uint64_t work_left_ = 0;
 };
 
-void TotalSearch::run() {
-  trials_left_ = goal_.trials_max;
+void TotalSearch::run(std::uint64_t& work) {
+  work_left_ = work;
   const auto find_slowest = [&] {
     slowest_ = 0;
     for (std::uint32_t slot = 1; slot < layout_.slots(); ++slot)
@@ -346,6 +374,7 @@ void TotalSearch::run() {
     journal.reached(slowest_time_);
   }
   journal.undo_the_rest();
+  work = work_left_;
 }
 
 std::vector<TotalSearch::Held> TotalSearch::held_by(std::uint32_t slot) const {
@@ -369,25 +398,34 @@ std::vector<std::uint32_t> TotalSearch::fastest() const {
 }
 
 void TotalSearch::consider_pair(const std::vector<Held>& mine, std::uint32_t partner) {
-  const double gap = slowest_time_ - layout_.total(partner);
+  const double here = slowest_time_;
+  const double there = layout_.total(partner);
   const auto theirs = held_by(partner);
   for (const Held& out : mine) {
     if (layout_.has(partner, out.layer, out.expert)) continue;
     const Edit leaves{out.layer, out.expert, slowest_, partner};
-    if (layout_.has_room(partner)) consider(Change(leaves));
+    if (layout_.has_room(partner))
+      consider(Change(leaves), std::max(here - out.height, there + out.height));
     for (const Held& back : theirs) {
       const double less = out.height - back.height;
-      if (problem_.equal_speeds && (less <= 0 || less >= gap)) continue;
+      if (problem_.equal_speeds && less <= 0) continue;
       if (layout_.has(slowest_, back.layer, back.expert)) continue;
-      consider(Change(leaves, Edit{back.layer, back.expert, partner, slowest_}));
+      consider(Change(leaves, Edit{back.layer, back.expert, partner, slowest_}),
+               std::max(here - less, there + less));
     }
   }
 }
 
-void TotalSearch::consider(const Change& change) {
-  if (trials_left_ == 0 || !layout_.allows(change)) return;
-  --trials_left_;
+void TotalSearch::consider(const Change& change, double after_min) {
+  if (work_left_ == 0) return;
+  --work_left_;
   const int loads = layout_.loads(change);
+  if (problem_.equal_speeds) {
+    if (after_min >= slowest_time_) return;
+    if (!choice_.is_beaten_by(slowest_time_ - std::max(after_min, goal_time_), loads)) return;
+  }
+  if (!layout_.allows(change)) return;
+  work_left_ -= std::min(work_left_, kTrialWork);
   if (loads > 0 && layout_.missing() + static_cast<unsigned>(loads) > goal_.missing_max) return;
   trial_.run(change);
   for (std::uint32_t i = 0; i < change.count; ++i)
@@ -399,17 +437,22 @@ void TotalSearch::consider(const Change& change) {
 
 }  // namespace
 
-void improve(Layout& layout, const ReplicaCounts& counts, const SearchGoal& goal) {
+void improve(Layout& layout, const ReplicaCounts& counts, const SearchGoal& goal,
+             std::uint64_t& work) {
+  std::uint64_t layer_work = work / 4 * 3;
+  const std::uint64_t total_work = work - layer_work;
   LayerSearch layers(layout, counts, goal);
-  for (std::uint32_t layer = 0; layer < layout.problem().shape.layers; ++layer) layers.run(layer);
-  TotalSearch(layout, counts, goal).run();
+  for (std::uint32_t layer = 0; layer < layout.problem().shape.layers; ++layer)
+    layers.run(layer, layer_work);
+  work = layer_work + total_work;
+  TotalSearch(layout, counts, goal).run(work);
 }
 
 void restore(Layout& layout, const ReplicaCounts& counts, const SearchGoal& goal) {
   const PlacementProblem& problem = layout.problem();
   Trial trial(layout);
   double total_limit = std::accumulate(problem.load.begin(), problem.load.end(), 0.0) /
-                       problem.speed_sum * goal.target;
+                       problem.speed_sum * goal.total_target;
   for (std::uint32_t slot = 0; slot < layout.slots(); ++slot)
     total_limit = std::max(total_limit, layout.total(slot));
   for (std::uint32_t layer = 0; layer < problem.shape.layers; ++layer) {

@@ -10,3 +10,6 @@ fulgur_test(orchestrator_actor_test
   SOURCES orchestrator/orchestrator_actor_test.cpp orchestrator/admin_api_test.cpp
   DEPENDS fulgur::orchestrator fulgur::transport)
 fulgur_use_actor_pch(orchestrator_actor_test)
+fulgur_test(placement_quality_test
+  SOURCES orchestrator/placement_quality_test.cpp
+  DEPENDS fulgur::bench_placement fulgur::orchestrator)
