@@ -1,10 +1,20 @@
 #include "services/orchestrator/coordinator.hpp"
 
+#include <algorithm>
+
 #include "common/base/log.hpp"
 
 namespace fulgur::orchestrator {
 
 using wire::ServiceKind;
+
+namespace {
+
+constexpr std::uint64_t kGenerationMax = 1ULL << 63;  // wall-clock nanoseconds stay below
+constexpr double kSpeedMin = 0.05;  // a plan by wilder ratios is a plan by noise
+constexpr double kSpeedMax = 20;
+
+}  // namespace
 
 Coordinator::Coordinator(CoordinatorOptions options, const Clock& clock, Outbox& outbox)
     : options_([&] {
@@ -21,8 +31,7 @@ Coordinator::Coordinator(CoordinatorOptions options, const Clock& clock, Outbox&
 /// False once a member obeys a newer orchestrator: two at once would pull the mesh apart. One that
 /// has not published yet is the newer one, whatever its clock said, and takes a higher number.
 bool Coordinator::obeyed(const std::string& by, std::uint64_t generation) {
-  if (superseded_by_ != 0) return false;
-  if (generation <= options_.generation) return true;
+  if (generation <= options_.generation || generation > kGenerationMax) return true;
   if (epochs_.phase() == Epochs::Phase::settling) {
     options_.generation = generation + 1;
     epochs_.set_generation(options_.generation);
@@ -38,7 +47,8 @@ PlanningHints Coordinator::hints() const {
   PlanningHints hints;
   hints.load = load_.snapshot();
   for (const auto& [name, member] : members_.members())
-    if (member.info.kind == ServiceKind::expert) hints.speeds[name] = seen(member).speed;
+    if (member.info.kind == ServiceKind::expert)
+      hints.speeds[name] = std::clamp(seen(member).speed, kSpeedMin, kSpeedMax);
   return hints;
 }
 
@@ -55,7 +65,7 @@ void Coordinator::forget(const std::string& name) {
 }
 
 void Coordinator::on_register(transport::LinkId link, const wire::Register& info) {
-  if (!obeyed(info.name, info.orchestrator_generation)) return;
+  if (superseded_by_ != 0) return;
   wire::Ack ack{info.incarnation, Code::ok, {}, options_.generation};
   const auto arrival = members_.on_register(link, info);
   if (!arrival.is_ok()) {
@@ -68,6 +78,8 @@ void Coordinator::on_register(transport::LinkId link, const wire::Register& info
     return;
   }
   ++counters_.registrations;
+  if (!obeyed(info.name, info.orchestrator_generation)) return;
+  ack.orchestrator_generation = options_.generation;
   if (*arrival == Membership::Arrival::replaced) ++counters_.losses;
   log::info("registered kind={} name={} pid={} endpoint={} epoch={} held={}{}",
             to_string(info.kind), info.name, info.pid, info.endpoint, info.epoch, info.held.size(),
@@ -124,13 +136,14 @@ void Coordinator::note_slow(const Member& worker) {
 }
 
 void Coordinator::on_heartbeat(transport::LinkId link, const wire::Heartbeat& beat) {
-  if (!obeyed(beat.name, beat.orchestrator_generation)) return;
+  if (superseded_by_ != 0) return;
   const auto revived = members_.on_heartbeat(link, beat);
   if (!revived.is_ok()) {
     // Its registration is on the way, or it is an older process that has been replaced.
     ++counters_.strangers;
     return;
   }
+  if (!obeyed(beat.name, beat.orchestrator_generation)) return;
   epochs_.observe_epoch(beat.epoch);
   learn(*members_.find(beat.name), beat);
   if (!*revived) return;

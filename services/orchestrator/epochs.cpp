@@ -229,7 +229,6 @@ std::vector<std::uint64_t> Epochs::urgent_of(const ReplicaMap& replicas) const {
 }
 
 void Epochs::on_prepared(const wire::Prepared& message) {
-  observe_epoch(message.epoch);
   const auto found = workers_.find(message.name);
   if (phase_ != Phase::preparing || found == workers_.end()) return;
   if (found->second.incarnation != message.incarnation || message.epoch != target_epoch_) return;
@@ -272,7 +271,6 @@ void Epochs::commit() {
 }
 
 void Epochs::on_switched(const wire::Switched& message) {
-  observe_epoch(message.epoch);
   const auto shard = shards_.find(message.name);
   if (phase_ != Phase::switching || shard == shards_.end()) return;
   if (shard->second.incarnation != message.incarnation || message.epoch < target_epoch_) return;

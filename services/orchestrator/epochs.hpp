@@ -96,8 +96,10 @@ class Epochs {
   /// Timeouts of the running phase; re-balances when it is time and worth it.
   void tick();
 
-  /// Numbers of new epochs stay above any that a member reports.
-  void observe_epoch(std::uint64_t epoch) { epoch_seen_ = std::max(epoch_seen_, epoch); }
+  /// Numbers of new epochs stay above any that a member reports; absurd ones are ignored.
+  void observe_epoch(std::uint64_t epoch) {
+    if (epoch < kEpochMax) epoch_seen_ = std::max(epoch_seen_, epoch);
+  }
 
   std::vector<EpochAction> take_actions() { return std::exchange(actions_, {}); }
 
@@ -122,6 +124,8 @@ class Epochs {
   std::uint64_t replicas_on(const std::string& worker) const;
 
  private:
+  static constexpr std::uint64_t kEpochMax = 1ULL << 62;
+
   struct Worker {
     std::uint64_t incarnation = 0;
     std::string endpoint;

@@ -2,7 +2,9 @@
 // workers, cuts and slow workers are seen, and one of two orchestrators steps down.
 #include <gtest/gtest.h>
 
+#include "common/base/rng.hpp"
 #include "orchestrator/healthy_mesh.hpp"
+#include "wire/random_message.hpp"
 
 namespace fulgur::orchestrator {
 namespace {
@@ -204,6 +206,96 @@ TEST(ComesBack, ANewProcessReplacesTheOldOneAndTheOldOneIsRefused) {
   EXPECT_EQ(mesh.coordinator().counters().refused, 1U);
   EXPECT_EQ(mesh.coordinator().epochs().epoch(), epoch);
   expect_healthy(mesh, 2);
+}
+
+// ---------------------------------------------------------------- bad input
+
+TEST(BadInput, StaleEpochsChangeNothing) {
+  ScriptedMesh mesh(expecting(2, 1));
+  start_members(mesh, 2);
+  mesh.run();
+  mesh.start(ServiceKind::expert, "expert-2");
+  const std::uint64_t target = mesh.coordinator().epochs().epoch() + 1;
+  for (const char* name : {"expert-0", "expert-1", "expert-2"}) {
+    mesh.coordinator().on_prepared({name, 1, target - 1, Code::ok, {}});
+    mesh.coordinator().on_prepared({name, 1, target - 1, Code::data_loss, "old"});
+    mesh.coordinator().on_prepared({name, 9, target, Code::ok, {}});
+  }
+  mesh.coordinator().on_switched({"attention-0", 1, target});
+  EXPECT_EQ(mesh.coordinator().epochs().phase(), Epochs::Phase::preparing);
+  EXPECT_LT(mesh.coordinator().epochs().epoch(), target);
+  mesh.run();
+  expect_healthy(mesh, 2);
+}
+
+/// Whatever well-formed nonsense strangers and confused members send.
+TEST(BadInput, NonsenseDisturbsNobody) {
+  wire::RandomMessage random(20261);
+  Rng rng(20262);
+  ScriptedMesh mesh(expecting(3, 1));
+  start_members(mesh, 3);
+  mesh.run();
+  const std::vector<std::string> names{"expert-0", "expert-1", "attention-0", "router-0"};
+  const auto name = [&](std::string& field) {
+    if (rng.below(2) == 0) field = names[rng.below(names.size())];
+  };
+  for (int i = 0; i < 20'000; ++i) {
+    const transport::LinkId link = 1000 + rng.below(8);
+    wire::Body body = random.make(rng.below(std::variant_size_v<wire::Body>)).body;
+    Coordinator& orchestrator = mesh.coordinator();
+    if (auto* it = std::get_if<wire::Register>(&body)) {
+      name(it->name);
+      if (it->kind != ServiceKind::router) orchestrator.on_register(link, *it);
+    } else if (auto* it = std::get_if<wire::Heartbeat>(&body)) {
+      name(it->name);
+      orchestrator.on_heartbeat(link, *it);
+    } else if (auto* it = std::get_if<wire::Prepared>(&body)) {
+      name(it->name);
+      orchestrator.on_prepared(*it);
+    } else if (auto* it = std::get_if<wire::Switched>(&body)) {
+      name(it->name);
+      orchestrator.on_switched(*it);
+    } else if (auto* it = std::get_if<wire::Report>(&body)) {
+      name(it->worker);
+      orchestrator.on_report(*it);
+    } else if (auto* it = std::get_if<wire::Drain>(&body)) {
+      name(it->name);
+      orchestrator.on_drain(link, *it);
+    }
+    if (i % 1000 == 0) mesh.pass(kSecond);
+  }
+  mesh.pass(3 * kSecond);
+  EXPECT_EQ(mesh.coordinator().superseded_by(), 0U);
+  EXPECT_EQ(mesh.coordinator().counters().losses, 0U);
+  EXPECT_EQ(mesh.coordinator().epochs().epoch(), 1U);
+  expect_healthy(mesh, 2);
+}
+
+/// A member may count wrong in any way; what is made of it stays within bounds.
+TEST(BadInput, AbsurdNumbersOfAMemberStayBounded) {
+  wire::RandomMessage random(20263);
+  CoordinatorOptions options = expecting(3, 1);
+  options.epochs.rebalance_interval = 2 * kSecond;
+  ScriptedMesh mesh(options);
+  start_members(mesh, 3);
+  mesh.run();
+  const std::size_t kind = wire::Body(wire::Heartbeat{}).index();
+  for (int i = 0; i < 300; ++i) {
+    for (const char* name : {"expert-0", "attention-0", "router-0"}) {
+      auto beat = std::get<wire::Heartbeat>(random.make(kind).body);
+      beat.name = name;
+      beat.incarnation = 1;
+      beat.orchestrator_generation = ~0ULL;
+      beat.epoch = ~0ULL;
+      beat.workers.push_back({"expert-0", 1, std::numeric_limits<float>::infinity(), true, true});
+      mesh.coordinator().on_heartbeat(mesh.link(name), beat);
+    }
+    mesh.pass_silently(kSecond / 4);
+  }
+  EXPECT_EQ(mesh.coordinator().superseded_by(), 0U);
+  EXPECT_LT(mesh.coordinator().epochs().epoch(), 1000U);
+  EXPECT_LE(mesh.coordinator().pools().experts().wanted(), 64U);
+  EXPECT_TRUE(mesh.coordinator().serving().is_ok());
 }
 
 }  // namespace
