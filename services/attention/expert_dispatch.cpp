@@ -11,6 +11,7 @@ constexpr Nanoseconds kAvoidFor = 1 * kSecond;
 constexpr double kSameSpeed = 1.25;  // slowness within this factor of 1 is noise
 constexpr double kSlow = 4.0;        // beyond it a worker is reported …
 constexpr double kSlowPenalty = 2.0;  // … and left alone more than its speed alone would say
+constexpr double kOverdue = 20.0;     // times what is usual: asking another holder costs the work twice
 constexpr Nanoseconds kProbeGapMin = 500 * kMillisecond;
 constexpr Nanoseconds kProbeGapMax = 8 * kSecond;
 constexpr std::uint64_t kSplitRowsMin = 32;  // rows of an expert that are worth reading it twice
@@ -417,21 +418,54 @@ void ExpertDispatch::retry_parked() {
   }
 }
 
+/// Whether a part takes far longer than its worker's whole queue should. A process that is stopped or
+/// stuck keeps its links, so its silence is all there is to see.
+bool ExpertDispatch::is_overdue(const Part& part, double median) const {
+  const auto worker = workers_.find(part.worker);
+  const std::uint64_t owed = worker == workers_.end() ? part.cost : worker->second.load;
+  const auto patience = static_cast<Nanoseconds>(kOverdue * median * units(owed));
+  return clock_.now() - part.sent >= std::max(options_.patience_min, patience);
+}
+
+/// Whether every expert of a part has another holder that can be asked now.
+bool ExpertDispatch::others_hold(const Part& part) const {
+  return std::ranges::all_of(part.work.routes, [&](const wire::Route& route) {
+    return std::ranges::any_of(workers_, [&](const auto& entry) {
+      const Worker& worker = entry.second;
+      return entry.first != part.worker && worker.up && worker.avoid_until <= clock_.now() &&
+             worker.outstanding < options_.outstanding_max &&
+             holds(worker, part.work.layer, route.expert);
+    });
+  });
+}
+
+/// Gives up on an answer; if it comes after all, nobody knows its id any more.
+void ExpertDispatch::ask_others(std::uint64_t id) {
+  const Part& part = parts_.at(id);
+  if (const auto worker = workers_.find(part.worker); worker != workers_.end())
+    worker->second.pace.answered(clock_.now(), units(part.cost), false);
+  retry(id, true);
+}
+
 void ExpertDispatch::tick() {
   const Nanoseconds now = clock_.now();
-  std::vector<std::uint64_t> silent;
+  const double median = median_pace();
+  std::vector<std::uint64_t> late;
   for (const auto& [id, part] : parts_) {
-    if (now - part.sent >= options_.silence_max) silent.push_back(id);
+    if (now - part.sent >= options_.silence_max || is_overdue(part, median)) late.push_back(id);
   }
-  for (const std::uint64_t id : silent) {
+  for (const std::uint64_t id : late) {
     const auto part = parts_.find(id);
     if (part == parts_.end()) continue;
-    const auto worker = workers_.find(part->second.worker);
-    if (worker != workers_.end()) {
-      worker->second.pace.answered(now, units(part->second.cost), false);
-      hooks_.report({name_, worker->first, worker->second.incarnation, Code::deadline_exceeded});
+    if (now - part->second.sent >= options_.silence_max) {
+      const auto worker = workers_.find(part->second.worker);
+      if (worker != workers_.end())
+        hooks_.report({name_, worker->first, worker->second.incarnation, Code::deadline_exceeded});
+      ask_others(id);
+    } else if (others_hold(part->second)) {
+      ++stats_.overdue_total;
+      ask_others(id);
     }
-    retry(id, true);
   }
   // What waited too long fails before it is tried again, or a refusing worker could keep it for ever.
   const std::vector<Routes> waiting = parked_;

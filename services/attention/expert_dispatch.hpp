@@ -30,6 +30,8 @@ struct DispatchOptions {
   std::uint32_t expert_cost_rows = 16;
   std::uint32_t outstanding_max = 64;          ///< dispatches a worker may owe this shard (credits)
   Nanoseconds silence_max = 10 * kSecond;      ///< an unanswered dispatch is sent elsewhere
+  /// The same, sooner, when another holder is at hand: after this and many times what is usual.
+  Nanoseconds patience_min = 500 * kMillisecond;
   Nanoseconds wait_max = 60 * kSecond;         ///< routes without a live replica give up
 };
 
@@ -42,6 +44,7 @@ struct DispatchStats {
   std::uint64_t nacks_total = 0;
   std::uint64_t workers_lost_total = 0;
   std::uint64_t parked_total = 0;
+  std::uint64_t overdue_total = 0;  ///< dispatches asked of another holder because they took too long
   std::uint64_t probes_total = 0;  ///< dispatches to a slower worker, to see whether it has recovered
   std::uint64_t queue_us_total = 0;    ///< in worker mailboxes
   std::uint64_t compute_us_total = 0;  ///< in workers
@@ -146,6 +149,9 @@ class ExpertDispatch {
   void assign(const MicroBatchPtr& batch, std::uint32_t layer, std::vector<wire::Route> routes,
               Nanoseconds since);
   bool send_part(Worker& worker, Routes work, std::uint64_t cost);
+  bool is_overdue(const Part& part, double median) const;
+  bool others_hold(const Part& part) const;
+  void ask_others(std::uint64_t id);
   void retry(std::uint64_t id, bool avoid_worker);
   void retry_all_of(const std::string& worker);
   void retry_parked();

@@ -70,6 +70,9 @@ struct ShardMetrics {
           [](const Shard& shard) { return shard.dispatch_stats.retries_total; });
     count(metrics, "fulgur_dispatch_nacks_total", "Dispatches a worker refused",
           [](const Shard& shard) { return shard.dispatch_stats.nacks_total; });
+    count(metrics, "fulgur_dispatch_overdue_total",
+          "Dispatches asked of another replica because their answer was overdue",
+          [](const Shard& shard) { return shard.dispatch_stats.overdue_total; });
     count(metrics, "fulgur_dispatch_parked_total", "Times routes waited for a live replica",
           [](const Shard& shard) { return shard.dispatch_stats.parked_total; });
     count(metrics, "fulgur_workers_lost_total", "Links to expert workers that went down",

@@ -203,6 +203,48 @@ TEST(ExpertDispatch, AsksSomebodyElseAfterANackOrSilence) {
   Mesh::expect_complete(*batch);
 }
 
+TEST(ExpertDispatch, AsksAnotherHolderWhenAnAnswerIsOverdue) {
+  Mesh mesh;
+  mesh.place(1, {kAll, kAll});
+  mesh.up(1);
+  mesh.up(2);
+  auto batch = Mesh::batch({0, 0});
+  mesh.dispatch.run(batch, 0);
+  ASSERT_EQ(mesh.sent.size(), 1U);
+  const auto first = mesh.sent.front();
+  mesh.sent.clear();
+  mesh.clock.advance(Mesh::options().patience_min - 1);
+  mesh.dispatch.tick();
+  EXPECT_TRUE(mesh.sent.empty());
+  mesh.clock.advance(1);
+  mesh.dispatch.tick();
+  ASSERT_EQ(mesh.sent.size(), 1U);
+  EXPECT_NE(mesh.sent.front().first, first.first);
+  EXPECT_TRUE(mesh.reports.empty()) << "slow is not dead";
+  EXPECT_EQ(mesh.dispatch.stats().overdue_total, 1U);
+  const auto second = mesh.sent.front();
+  mesh.sent = {first, second};
+  mesh.answer();
+  EXPECT_TRUE(mesh.done.empty()) << "the late answer counts no more";
+  mesh.answer();
+  ASSERT_EQ(mesh.done.size(), 1U);
+  Mesh::expect_complete(*batch);
+}
+
+TEST(ExpertDispatch, WaitsForTheOnlyHolder) {
+  Mesh mesh;
+  mesh.place(1, {kAll, {7}});
+  mesh.up(1);
+  mesh.up(2);
+  auto batch = Mesh::batch({0, 7});  // expert 0 has one holder
+  mesh.dispatch.run(batch, 0);
+  const std::size_t sent = mesh.sent.size();
+  mesh.clock.advance(5 * kSecond);
+  mesh.dispatch.tick();
+  for (std::size_t at = sent; at < mesh.sent.size(); ++at)
+    for (const wire::Route& route : mesh.sent[at].second.routes) EXPECT_EQ(route.expert, 7U);
+}
+
 TEST(ExpertDispatch, IgnoresStalePlacementsAndLateAnswers) {
   Mesh mesh;
   mesh.place(5, {kAll});
