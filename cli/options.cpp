@@ -134,10 +134,12 @@ CLI::App* add_demo(CLI::App& app, DemoOptions& demo) {
 
 CLI::App* add_bench(CLI::App& app, BenchOptions& bench) {
   CLI::App* cmd =
-      app.add_subcommand("bench", "run a benchmark: transport, engine, serve, kernels, tokenizer");
+      app.add_subcommand("bench",
+                         "run a benchmark: transport, engine, serve, placement, kernels, "
+                         "tokenizer");
   cmd->add_option("BENCH", bench.bench, "which one")
       ->required()
-      ->check(CLI::IsMember({"transport", "engine", "serve", "kernels", "tokenizer"}));
+      ->check(CLI::IsMember({"transport", "engine", "serve", "placement", "kernels", "tokenizer"}));
   cmd->add_option("ARGUMENTS", bench.arguments, "handed to it as they are");
   cmd->prefix_command();
   return cmd;

@@ -175,7 +175,9 @@ Layout LoadPlanner::fresh() const {
   goal.total_target = kFreshTotalTarget;
   goal.kicks_max = kKicksMax;
   goal.missing_max = ~std::uint64_t{0};
-  auto packed = pack(problem_, counts_.best.counts, false);
+  ReplicaCounts counts = counts_.best;
+  refine_counts(problem_, kFreshTarget, counts);
+  auto packed = pack(problem_, counts.counts, false);
   Layout layout = packed ? *std::move(packed) : even_layout(input_, problem_);
   improve_fully(layout, counts_.best, goal);
   const Balance ours = balance(layout);

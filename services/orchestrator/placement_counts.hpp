@@ -24,4 +24,9 @@ struct CountPlan {
 /// replica.
 CountPlan plan_counts(const PlacementProblem& problem);
 
+/// Shifts replicas between experts of a layer where heaviest-first packing, tried on paper, then
+/// makes its slowest slot faster: the counts that are best alone are not always those that pack
+/// best. Layers within `target` of their bound stay as they are.
+void refine_counts(const PlacementProblem& problem, double target, ReplicaCounts& counts);
+
 }  // namespace fulgur::orchestrator
