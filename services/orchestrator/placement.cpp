@@ -52,6 +52,17 @@ std::vector<std::uint32_t> number_domains(const PlacementInput& input) {
   return numbers;
 }
 
+/// Speeds near the median become the median.
+void level_speeds(std::vector<PlacementSlot>& slots, double noise) {
+  if (slots.empty()) return;
+  std::vector<double> speeds;
+  for (const PlacementSlot& slot : slots) speeds.push_back(slot.speed);
+  const auto middle = speeds.begin() + static_cast<std::ptrdiff_t>((speeds.size() - 1) / 2);
+  std::nth_element(speeds.begin(), middle, speeds.end());
+  for (PlacementSlot& slot : slots)
+    if (slot.speed < *middle * noise && slot.speed * noise > *middle) slot.speed = *middle;
+}
+
 PlacementProblem make_problem(const PlacementInput& input, std::uint32_t floor) {
   PlacementProblem problem;
   problem.shape = input.shape;
@@ -68,6 +79,7 @@ PlacementProblem make_problem(const PlacementInput& input, std::uint32_t floor) 
   std::sort(problem.slots.begin(), problem.slots.end(), [&](const auto& a, const auto& b) {
     return input.workers[a.worker].name < input.workers[b.worker].name;
   });
+  level_speeds(problem.slots, input.policy.speed_noise);
   std::vector<std::uint32_t> distinct;
   for (const PlacementSlot& slot : problem.slots) {
     problem.speed_sum += slot.speed;

@@ -35,6 +35,9 @@ struct RebalancePolicy {
   Nanoseconds interval_min = 30 * kSecond;  ///< between two changes
   /// Replicas loaded for balance in one change; those that a loss or a floor demands do not count.
   std::uint64_t moves_max = std::numeric_limits<std::uint64_t>::max();
+  /// Speeds that differ from the median by less than this factor count as equal: they are measured
+  /// on busy hosts, and replicas must not follow noise.
+  double speed_noise = 1.6;
   double tokens_min = 4096;  ///< (token, slot) pairs a layer before load is believed
 };
 

@@ -209,6 +209,19 @@ TEST(LoadPlacementOnce, AFastWorkerGetsMore) {
   EXPECT_EQ(plan->after.layer, 1.0);
 }
 
+TEST(LoadPlacementOnce, ReplicasDoNotFollowTheNoiseOfMeasuredSpeeds) {
+  PlacementInput input = small_input();
+  input.load = {200, 100, 150, 120};
+  adopt(input, *plan_placement(input));
+  input.workers[0].speed = 1.5;
+  input.workers[1].speed = 0.8;
+  EXPECT_TRUE(plan_placement(input)->kept);
+  input.workers[0].speed = 0.1;
+  const auto plan = plan_placement(input);
+  EXPECT_FALSE(plan->kept);
+  EXPECT_LT(plan->after.layer, plan->before.layer);
+}
+
 TEST(LoadPlacementOnce, FewTokensAreNotBelieved) {
   PlacementInput input = small_input();
   input.load = {99, 0, 0, 0};
