@@ -88,6 +88,7 @@ void DispatchActor::tick() {
 
 void DispatchActor::publish() {
   shard_.dispatch_stats = dispatch_.stats();
+  shard_.workers_seen = dispatch_.workers_seen();
   shard_.experts_reachable = dispatch_.complete();
 }
 

@@ -128,8 +128,13 @@ void EngineActor::tick() {
   if (now < next_beat_) return;
   next_beat_ = now + actor::kHeartbeatPeriod;
   const auto& registration = shard_.options.registration;
-  orchestrator_.say(
-      wire::Heartbeat{registration.name, registration.incarnation, epoch_, load(), {}});
+  wire::Heartbeat beat;
+  beat.name = registration.name;
+  beat.incarnation = registration.incarnation;
+  beat.epoch = epoch_;
+  beat.load = load();
+  beat.workers = shard_.workers_seen;
+  orchestrator_.say(std::move(beat));
 }
 
 void EngineActor::leave() {

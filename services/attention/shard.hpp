@@ -53,6 +53,7 @@ struct Shard {
   std::unique_ptr<Engine> engine;
   BusyTime busy;
   DispatchStats dispatch_stats;  ///< copied by the dispatch actor after each layer
+  std::vector<wire::WorkerSeen> workers_seen;  ///< copied by the dispatch actor at each tick
   bool experts_reachable = false;
   std::uint64_t state_bytes = 0;
 
