@@ -38,11 +38,13 @@ def main():
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--json")
     parser.add_argument("--no-time", action="store_true")
+    parser.add_argument("--no-peers", action="store_true")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         print("no CUDA device: nothing checked, nothing timed")
         return 0
     only = args.only.split(",")
+    cases.with_peers = not args.no_peers
     torch.manual_seed(args.seed)
     torch.backends.cuda.matmul.allow_tf32 = False
     lib = library.Library(args.library)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds (or takes) the CUDA kernels, checks each against float64 and times it beside its peers.
-#   bench/gpu/run.sh [--only rows,dense,lightning,softmax,experts] [--no-time] [--json FILE]
+#   bench/gpu/run.sh [--only rows,dense,lightning,softmax,experts] [--no-time] [--no-peers] [--json FILE]
 # FULGUR_GPU_LIBRARY: a libfulgur_gpu_abi.so built elsewhere (no nvcc needed here then).
 # FLA: a checkout of flash-linear-attention for the lightning peers; without it they are left out.
 # Each group runs in a process of its own under a time limit, so that a hang costs one group only.

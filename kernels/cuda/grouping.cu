@@ -112,30 +112,28 @@ cudaError_t tile(const void* x, bool x_is_f32, int rows, int blocks, int dim, co
   return cudaGetLastError();
 }
 
-/// One thread 8 columns of one token.
+/// One thread 4 columns of one token.
 __global__ void combine_kernel(const float* y, int tokens, int dim, int k, const float* weights,
                                const __nv_bfloat16* outputs, float alpha, float beta, float* out) {
   const std::size_t index = blockIdx.x * std::size_t{blockDim.x} + threadIdx.x;
-  const int chunks = dim / 8;
+  const int chunks = dim / 4;
   if (index >= static_cast<std::size_t>(tokens) * chunks) return;
   const std::size_t t = index / chunks;
-  const std::size_t col = index % chunks * 8;
-  float sum[8] = {};
+  const std::size_t col = index % chunks * 4;
+  const float4 x = *reinterpret_cast<const float4*>(y + t * dim + col);
+  float sum[4] = {};
+#pragma unroll 2
   for (int s = 0; s < k; ++s) {
     const float weight = weights[t * k + s];
-    const uint4 v = *reinterpret_cast<const uint4*>(outputs + (t * k + s) * dim + col);
-    const std::uint32_t words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      sum[2 * i] = fmaf(weight, low_bf16(words[i]), sum[2 * i]);
-      sum[2 * i + 1] = fmaf(weight, high_bf16(words[i]), sum[2 * i + 1]);
-    }
+    const uint2 v = *reinterpret_cast<const uint2*>(outputs + (t * k + s) * dim + col);
+    sum[0] = fmaf(weight, low_bf16(v.x), sum[0]);
+    sum[1] = fmaf(weight, high_bf16(v.x), sum[1]);
+    sum[2] = fmaf(weight, low_bf16(v.y), sum[2]);
+    sum[3] = fmaf(weight, high_bf16(v.y), sum[3]);
   }
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    const std::size_t at = t * dim + col + i;
-    out[at] = fmaf(alpha, y[at], beta * sum[i]);
-  }
+  *reinterpret_cast<float4*>(out + t * dim + col) =
+      make_float4(fmaf(alpha, x.x, beta * sum[0]), fmaf(alpha, x.y, beta * sum[1]),
+                  fmaf(alpha, x.z, beta * sum[2]), fmaf(alpha, x.w, beta * sum[3]));
 }
 
 }  // namespace
@@ -171,8 +169,8 @@ cudaError_t tile_rows(const void* x, bool x_is_f32, int rows, int dim, int capac
 
 cudaError_t combine(const float* y, int tokens, int dim, int k, const float* weights,
                     const void* outputs, float alpha, float beta, float* out, cudaStream_t stream) {
-  if (dim % 8 != 0) return cudaErrorInvalidValue;
-  const std::size_t threads = static_cast<std::size_t>(tokens) * (dim / 8);
+  if (dim % 4 != 0) return cudaErrorInvalidValue;
+  const std::size_t threads = static_cast<std::size_t>(tokens) * (dim / 4);
   combine_kernel<<<static_cast<unsigned>((threads + 255) / 256), 256, 0, stream>>>(
       y, tokens, dim, k, weights, static_cast<const __nv_bfloat16*>(outputs), alpha, beta, out);
   return cudaGetLastError();

@@ -6,10 +6,9 @@
 //   o_i  = w[i + 1] (q_i · bf16(S)) + sum over j <= i of bf16(w[i - j] (q_i · k_j)) v_j
 //   S'   = w[64] S + sum over j of k_j bf16(w[63 - j] v_j)
 // Every sum is a chain of mma m16n8k16 with k ascending: d for dots, j for values. The state lives as
-// accumulators of the transposed product [e, d]; those are at the same time the B fragments of q · S,
-// so a state never passes through shared memory.
+// accumulators of the transposed product [e, d]; rounded, those are the B fragments of q · S.
 //
-// A warp owns 16 values e ("tile") and all 128 keys d: 64 float32 a lane.
+// A value tile is 16 values e; over all 128 keys d it is 64 float32 a lane.
 #pragma once
 
 #include "kernels/cuda/layout.hpp"
@@ -18,42 +17,50 @@
 namespace fulgur::kernels::cuda {
 
 constexpr int kTiles = kHeadDim / 16;  ///< value tiles of a head
-using State = float[16][4];            ///< [d / 8][fragment of mma]: one value tile
 
-/// Reads the state of value tile `tile` from a head's slot.
-__device__ __forceinline__ void load_state(State& s, const std::byte* slot, int tile, int lane) {
+/// Reads kCount tiles of 8 keys from tile `first` on, of value tile `tile`, from a head's slot.
+template <int kCount>
+__device__ __forceinline__ void load_state(float (&s)[kCount][4], const std::byte* slot, int tile,
+                                           int first, int lane) {
 #pragma unroll
-  for (int n = 0; n < 16; ++n) {
-    const float4 v = load_streaming(slot + ((tile * 16 + n) * 32 + lane) * 16);
+  for (int n = 0; n < kCount; ++n) {
+    const float4 v = load_streaming(slot + ((tile * 16 + first + n) * 32 + lane) * 16);
     s[n][0] = v.x, s[n][1] = v.y, s[n][2] = v.z, s[n][3] = v.w;
   }
 }
-__device__ __forceinline__ void store_state(const State& s, std::byte* slot, int tile, int lane) {
+template <int kCount>
+__device__ __forceinline__ void store_state(const float (&s)[kCount][4], std::byte* slot, int tile,
+                                            int first, int lane) {
 #pragma unroll
-  for (int n = 0; n < 16; ++n) {
-    *reinterpret_cast<float4*>(slot + ((tile * 16 + n) * 32 + lane) * 16) =
+  for (int n = 0; n < kCount; ++n) {
+    *reinterpret_cast<float4*>(slot + ((tile * 16 + first + n) * 32 + lane) * 16) =
         make_float4(s[n][0], s[n][1], s[n][2], s[n][3]);
   }
 }
 
 /// B fragments of bf16(S) for step k (16 keys): values 0-7 in b[0..1], 8-15 in b[2..3].
-__device__ __forceinline__ void state_operand(const State& s, int k, std::uint32_t (&b)[4]) {
+template <int kCount>
+__device__ __forceinline__ void state_operand(const float (&s)[kCount][4], int k,
+                                              std::uint32_t (&b)[4]) {
   b[0] = pack_bf16(s[2 * k][0], s[2 * k][1]);
   b[1] = pack_bf16(s[2 * k + 1][0], s[2 * k + 1][1]);
   b[2] = pack_bf16(s[2 * k][2], s[2 * k][3]);
   b[3] = pack_bf16(s[2 * k + 1][2], s[2 * k + 1][3]);
 }
 
-/// Shared address of this lane's row for a ldmatrix.x4 of swizzled 256-byte rows: 16 rows from
-/// `row`, chunks `chunk` and `chunk + 1`; matrices (rows 0-7, c), (8-15, c), (0-7, c+1), (8-15, c+1).
-__device__ __forceinline__ std::uint32_t rows16_address(std::uint32_t base, int row, int chunk,
-                                                        int lane) {
-  return base + row_chunk_byte(row + lane % 16, chunk + lane / 16);
+/// Swizzled 256-byte rows (row_chunk_byte) for ldmatrix.x4. `base` is a multiple of 256, so a chunk
+/// is chosen by one exclusive or: address = rows_at(lane base, first row, first chunk).
+__device__ __forceinline__ std::uint32_t rows_at(std::uint32_t lane_base, int row, int chunk) {
+  return (lane_base ^ (chunk * 16)) + row * 256;
 }
-/// 8 rows from `row`, chunks chunk .. chunk + 3, one matrix a chunk.
-__device__ __forceinline__ std::uint32_t rows8_address(std::uint32_t base, int row, int chunk,
-                                                       int lane) {
-  return base + row_chunk_byte(row + lane % 8, chunk + lane / 8);
+/// Lane base for 16 rows and 2 chunks (even first chunk): matrices (rows 0-7, c), (8-15, c),
+/// (0-7, c + 1), (8-15, c + 1).
+__device__ __forceinline__ std::uint32_t lane_of_16_rows(std::uint32_t base, int lane) {
+  return base + row_chunk_byte(lane % 16, lane / 16);
+}
+/// Lane base for 8 rows and 4 chunks (first chunk a multiple of 4), one matrix a chunk.
+__device__ __forceinline__ std::uint32_t lane_of_8_rows(std::uint32_t base, int lane) {
+  return base + row_chunk_byte(lane % 8, lane / 8);
 }
 
 /// Values of 16 tokens from `j` of one value tile, transposed: r[0] (tokens 0-7, e 0-7), r[1] (0-7,
@@ -64,13 +71,10 @@ __device__ __forceinline__ void load_values(std::uint32_t (&r)[4], std::uint32_t
   load_matrices_transposed(r, tile + value_chunk_byte(row, lane / 8 % 2));
 }
 
-/// Folds a full block into the state. keys: 64 swizzled rows; values: one value tile; powers: w.
-__device__ __forceinline__ void fold_state(State& s, std::uint32_t keys, std::uint32_t values,
-                                           const float* powers, int lane) {
-  std::uint32_t v[4][4];
+/// Multiplies the values of a block by w[63 - j], rounded to bf16: the right side of the fold.
+__device__ __forceinline__ void decay_values(std::uint32_t (&v)[4][4], const float* powers, int lane) {
 #pragma unroll
   for (int t = 0; t < 4; ++t) {
-    load_values(v[t], values, t * 16, lane);
     const int j = t * 16 + lane % 4 * 2;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {  // tokens j and j + 8
@@ -83,14 +87,21 @@ __device__ __forceinline__ void fold_state(State& s, std::uint32_t keys, std::ui
       }
     }
   }
-  const float decay = powers[kBlock];
+}
+
+/// Folds a full block into kCount tiles of 8 keys of the state, from tile `first` on. keys: 64
+/// swizzled rows; v: decayed values of one value tile; decay: w[64].
+template <int kCount>
+__device__ __forceinline__ void fold_state(float (&s)[kCount][4], const std::uint32_t (&v)[4][4],
+                                           std::uint32_t keys, int first, float decay, int lane) {
+  const std::uint32_t key_lane = lane_of_16_rows(keys, lane) ^ (first * 16);
 #pragma unroll
-  for (int n = 0; n < 16; n += 2) {  // two tiles of 8 keys
+  for (int n = 0; n < kCount; n += 2) {  // two tiles of 8 keys
     float sum[2][4] = {};
 #pragma unroll
     for (int t = 0; t < 4; ++t) {
       std::uint32_t k[4];
-      load_matrices_transposed(k, rows16_address(keys, t * 16, n, lane));
+      load_matrices_transposed(k, rows_at(key_lane, t * 16, n));
       mma(sum[0], v[t], k[0], k[1]);
       mma(sum[1], v[t], k[2], k[3]);
     }

@@ -38,7 +38,7 @@ template <int kSplit>
 __global__ __launch_bounds__(32 * kTiles / kSplit, 2 * kSplit) void decode_kernel(const DecodeArgs args) {
   constexpr int kWarps = kTiles / kSplit;
   constexpr int kThreads = 32 * kWarps;
-  __shared__ alignas(128) std::byte keys[kOpenBytes];
+  __shared__ alignas(256) std::byte keys[kOpenBytes];
   __shared__ alignas(128) std::byte values[kWarps * kValueTileBytes];
   __shared__ alignas(16) __nv_bfloat16 query[kHeadDim];
   __shared__ alignas(16) __nv_bfloat16 weights[kBlock];
@@ -72,9 +72,9 @@ __global__ __launch_bounds__(32 * kTiles / kSplit, 2 * kSplit) void decode_kerne
       }
     }
   }
-  State s;
+  float s[kHeadDim / 8][4];
   if (segment.position >= kBlock) {
-    load_state(s, slot, tile, lane);
+    load_state(s, slot, tile, 0, lane);
   } else {
 #pragma unroll
     for (int n = 0; n < 16; ++n) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0;
@@ -107,13 +107,14 @@ __global__ __launch_bounds__(32 * kTiles / kSplit, 2 * kSplit) void decode_kerne
 
   // weights[j] = bf16(w[i - j] (q · k_j)); a warp takes every kWarps-th tile of 8 tokens.
   const auto* q_row = reinterpret_cast<const std::uint32_t*>(query);
+  const std::uint32_t key_lane = lane_of_8_rows(shared_address(keys), lane);
   std::uint32_t q[4];
   for (int n = warp; n * 8 <= i; n += kWarps) {
     float dots[4] = {};
 #pragma unroll
     for (int k = 0; k < 8; k += 2) {
       std::uint32_t b[4];
-      load_matrices(b, rows8_address(shared_address(keys), n * 8, k * 2, lane));
+      load_matrices(b, rows_at(key_lane, n * 8, k * 2));
       one_row(q_row, k, lane, q);
       mma(dots, q, b[0], b[1]);
       one_row(q_row, k + 1, lane, q);
@@ -154,8 +155,12 @@ __global__ __launch_bounds__(32 * kTiles / kSplit, 2 * kSplit) void decode_kerne
     to[4 + lane] = pack_bf16(out[1][0], out[1][1]);
   }
   if (i == kBlock - 1) {
-    fold_state(s, shared_address(keys), value_tile, powers, lane);
-    store_state(s, slot, tile, lane);
+    std::uint32_t v[4][4];
+#pragma unroll
+    for (int t = 0; t < 4; ++t) load_values(v[t], value_tile, t * 16, lane);
+    decay_values(v, powers, lane);
+    fold_state(s, v, shared_address(keys), 0, powers[kBlock], lane);
+    store_state(s, slot, tile, 0, lane);
   }
 }
 

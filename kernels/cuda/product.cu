@@ -16,9 +16,12 @@
 // kSub strips of 64 weight rows each. Persistent grid; tiles of a group run neighbours in N first, so
 // that weights re-read for another N come from L2.
 //
-// Traffic. Weights once from DRAM; activations kMaxN / (128 kSub) of that from L2.
+// Traffic. Weights once from DRAM; activations kMaxN / (128 kSub) of that from L2. Wide tiles run in
+// clusters of two blocks with neighbouring weight rows: each fetches half of the common activations
+// for both, or L2 would be the limit.
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/device.hpp"
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/layout.hpp"
 #include "kernels/cuda/ptx.cuh"
@@ -39,36 +42,43 @@ struct Tile {
   bool alone;  ///< no other tile reads these weights
 };
 
-template <int kSub, int kMaxN>
+/// kCluster: blocks that share the activations of a tile.
+template <int kSub_, int kMaxN_, int kCluster_>
 struct Shape {
+  static constexpr int kSub = kSub_;
+  static constexpr int kMaxN = kMaxN_;
+  static constexpr int kCluster = kCluster_;
   static constexpr int kStrips = 2 * kSub;
   static constexpr int kTileRows = kStrips * kStripRows;
   static constexpr int kWeightBytes = kStrips * kStripBytes;
   static constexpr int kStageBytes = kWeightBytes + kMaxN * 128;
-  static constexpr int kStages = 4;
+  static constexpr int kStages = 192 * 1024 / kStageBytes;
   static constexpr int kSharedBytes = kStages * kStageBytes + 1024;
 };
 
-/// The tile order, computed by every warp in the same way from the counts in shared memory.
+/// The tile order, computed by every warp in the same way from the counts in shared memory. A row
+/// tile is kCluster tiles high: the blocks of a cluster walk in step, each with its own rank.
+template <typename S>
 class TileWalk {
  public:
-  __device__ TileWalk(const int* starts, const int* counts, int groups, int row_tiles, int n_max)
-      : starts_(starts), counts_(counts), groups_(groups), row_tiles_(row_tiles), n_max_(n_max) {}
+  __device__ TileWalk(const int* starts, const int* counts, int groups, int row_tiles)
+      : starts_(starts), counts_(counts), groups_(groups), row_tiles_(row_tiles),
+        rank_(S::kCluster == 1 ? 0 : static_cast<int>(cluster_rank())) {}
 
   __device__ bool next(Tile& tile) {
     const int index = next_;
-    next_ += static_cast<int>(gridDim.x);
+    next_ += static_cast<int>(gridDim.x) / S::kCluster;
     if (index >= starts_[groups_]) return false;
     while (index >= starts_[group_ + 1]) ++group_;
     const int count = counts_[group_];
-    const int n_tiles = (count + n_max_ - 1) / n_max_;
+    const int n_tiles = (count + S::kMaxN - 1) / S::kMaxN;
     const int n_size = ((count + n_tiles - 1) / n_tiles + 15) / 16 * 16;
     const int local = index - starts_[group_];
     const int pass = local / (kNarrowGroup * row_tiles_);
     const int in_pass = local - pass * kNarrowGroup * row_tiles_;
     const int width = min(kNarrowGroup, n_tiles - pass * kNarrowGroup);
     tile.group = group_;
-    tile.row_tile = in_pass / width;
+    tile.row_tile = in_pass / width * S::kCluster + rank_;
     tile.first = (pass * kNarrowGroup + in_pass % width) * n_size;
     tile.rows = max(0, min(n_size, count - tile.first));
     tile.alone = n_tiles == 1;
@@ -80,9 +90,9 @@ class TileWalk {
   const int* counts_;
   int groups_;
   int row_tiles_;
-  int n_max_;
+  int rank_;
   int group_ = 0;
-  int next_ = static_cast<int>(blockIdx.x);
+  int next_ = static_cast<int>(blockIdx.x) / S::kCluster;
 };
 
 /// counts[g] and starts[g] = tiles before group g, starts[groups] = all tiles. One warp.
@@ -114,7 +124,7 @@ struct Ring {
 };
 
 template <typename S>
-__device__ void produce(const Product& p, const Ring& ring, TileWalk walk) {
+__device__ void produce(const Product& p, const Ring& ring, TileWalk<S> walk) {
   const std::uint64_t once = evict_first_policy();
   const std::uint64_t again = evict_normal_policy();
   const int k_blocks = p.cols / kAtomCols;
@@ -142,7 +152,15 @@ __device__ void produce(const Product& p, const Ring& ring, TileWalk walk) {
                   weight + (static_cast<std::size_t>(s) * k_blocks + kb) * kStripBytes, kStripBytes,
                   full, tile.alone ? once : again);
       }
-      if (x_bytes > 0) bulk_copy(data + S::kWeightBytes, x + kb * x_stride, x_bytes, full, again);
+      if (x_bytes == 0) continue;
+      if constexpr (S::kCluster == 1) {
+        bulk_copy(data + S::kWeightBytes, x + kb * x_stride, x_bytes, full, again);
+      } else {
+        const std::uint32_t part = x_bytes / S::kCluster;
+        const std::uint32_t at = cluster_rank() * part;
+        bulk_copy_multicast(data + S::kWeightBytes + at, x + kb * x_stride + at, part, full,
+                            (1 << S::kCluster) - 1, again);
+      }
     }
   }
 }
@@ -179,8 +197,8 @@ __device__ void store_strip(const Product& p, const Tile& tile, int strip, const
         static_cast<float*>(p.out)[row * p.features + feature] = d[i];
       }
     } else {
-      constexpr bool kSilu = kStore == Store::silu_bf16_rows;
-      const auto value = [&](int i) { return kSilu ? silu(d[i]) : d[i]; };
+      const bool with_silu = p.store == Store::silu_bf16_rows;
+      const auto value = [&](int i) { return with_silu ? silu(d[i]) : d[i]; };
       const std::uint32_t top = transpose_matrix(pack_bf16(value(0), value(1)));
       const std::uint32_t bottom = transpose_matrix(pack_bf16(value(2), value(3)));
       const int t = j * 8 + quad;
@@ -195,12 +213,25 @@ __device__ void store_strip(const Product& p, const Tile& tile, int strip, const
   }
 }
 
+/// Tells the producers that fill this stage that the warp has read it.
+template <typename S>
+__device__ __forceinline__ void release(const Ring& ring, std::uint32_t step) {
+  if (threadIdx.x % 32 != 0) return;
+  const std::uint32_t barrier = ring.empty + step % S::kStages * 8;
+  if constexpr (S::kCluster == 1) {
+    barrier_arrive(barrier);
+  } else {
+#pragma unroll
+    for (int rank = 0; rank < S::kCluster; ++rank) barrier_arrive_at(barrier, rank);
+  }
+}
+
 /// One tile: multiplies all stages of K, then stores. `step` counts stages over all tiles.
-template <typename S, int kSub, Store kStore, int kN>
+template <typename S, Store kStore, int kN>
 __device__ __forceinline__ void consume_tile(const Product& p, const Ring& ring, const Tile& tile,
                                              std::uint32_t& step) {
+  constexpr int kSub = S::kSub;
   const int consumer = static_cast<int>(threadIdx.x) / 128 - 1;
-  const bool leader = threadIdx.x % 32 == 0;
   const int k_blocks = p.cols / kAtomCols;
   float acc[kSub][kN / 2];
 #pragma unroll
@@ -225,10 +256,10 @@ __device__ __forceinline__ void consume_tile(const Product& p, const Ring& ring,
     wgmma_commit();
     // The stage before this one has been read when at most the newest group is under way.
     wgmma_wait<1>();
-    if (leader && kb > 0) barrier_arrive(ring.empty + (step - 1) % S::kStages * 8);
+    if (kb > 0) release<S>(ring, step - 1);
   }
   wgmma_wait<0>();
-  if (leader) barrier_arrive(ring.empty + (step - 1) % S::kStages * 8);
+  release<S>(ring, step - 1);
 #pragma unroll
   for (int s = 0; s < kSub; ++s) {
 #pragma unroll
@@ -240,83 +271,81 @@ __device__ __forceinline__ void consume_tile(const Product& p, const Ring& ring,
   }
 }
 
-template <int kSub, int kMaxN, Store kStore>
-__global__ __launch_bounds__(kThreads, 1) void product_kernel(const __grid_constant__ Product p) {
-  using S = Shape<kSub, kMaxN>;
+/// Picks the narrowest shape that holds the tile's rows.
+template <typename S, Store kStore, int kN, int... kWider>
+__device__ __forceinline__ void consume_narrowest(const Product& p, const Ring& ring, const Tile& tile,
+                                                  std::uint32_t& step) {
+  if constexpr (sizeof...(kWider) == 0) {
+    consume_tile<S, kStore, kN>(p, ring, tile, step);
+  } else if (tile.rows <= kN) {
+    consume_tile<S, kStore, kN>(p, ring, tile, step);
+  } else {
+    consume_narrowest<S, kStore, kWider...>(p, ring, tile, step);
+  }
+}
+
+template <typename S, Store kStore>
+__global__ __cluster_dims__(S::kCluster, 1, 1)
+    __launch_bounds__(kThreads, 1) void product_kernel(const __grid_constant__ Product p) {
   extern __shared__ std::byte dynamic[];
   __shared__ alignas(8) std::uint64_t barriers[2 * S::kStages];
   __shared__ int counts[kMaxGroups];
   __shared__ int starts[kMaxGroups + 1];
-  const int row_tiles = p.weight_rows / S::kTileRows;
+  const int row_tiles = p.weight_rows / (S::kTileRows * S::kCluster);
   const Ring ring{(shared_address(dynamic) + 1023U) & ~1023U, shared_address(barriers),
                   shared_address(barriers + S::kStages)};
-  if (threadIdx.x < 32) count_tiles(p, row_tiles, kMaxN, counts, starts);
+  if (threadIdx.x < 32) count_tiles(p, row_tiles, S::kMaxN, counts, starts);
   if (threadIdx.x == 32) {
     for (int s = 0; s < S::kStages; ++s) {
       barrier_init(ring.full + s * 8, 1);
-      barrier_init(ring.empty + s * 8, kConsumerWarps);
+      barrier_init(ring.empty + s * 8, kConsumerWarps * S::kCluster);
     }
     barrier_init_fence();
   }
   __syncthreads();
-  TileWalk walk(starts, counts, p.groups, row_tiles, kMaxN);
+  if constexpr (S::kCluster > 1) cluster_sync();
+  TileWalk<S> walk(starts, counts, p.groups, row_tiles);
   if (threadIdx.x < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     if (threadIdx.x == 0) produce<S>(p, ring, walk);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
     std::uint32_t step = 0;
     Tile tile;
     while (walk.next(tile)) {
-      if (tile.rows <= 16) {
-        consume_tile<S, kSub, kStore, 16>(p, ring, tile, step);
-      } else if (tile.rows <= 32) {
-        consume_tile<S, kSub, kStore, 32>(p, ring, tile, step);
-      } else if (tile.rows <= 64) {
-        consume_tile<S, kSub, kStore, 64>(p, ring, tile, step);
-      } else if (kMaxN == 128 && tile.rows <= 96) {
-        consume_tile<S, kSub, kStore, 96>(p, ring, tile, step);
-      } else if (tile.rows <= 128) {
-        consume_tile<S, kSub, kStore, 128>(p, ring, tile, step);
-      } else if constexpr (kMaxN == 256) {
-        if (tile.rows <= 192) {
-          consume_tile<S, kSub, kStore, 192>(p, ring, tile, step);
-        } else {
-          consume_tile<S, kSub, kStore, 256>(p, ring, tile, step);
-        }
+      if constexpr (S::kMaxN == 64) {
+        consume_narrowest<S, kStore, 16, 32, 64>(p, ring, tile, step);
+      } else if constexpr (S::kMaxN == 128) {
+        consume_narrowest<S, kStore, 16, 32, 64, 96, 128>(p, ring, tile, step);
+      } else {
+        consume_narrowest<S, kStore, 32, 64, 128, 144, 160, 176, 192, 208, 224, 240, 256>(p, ring, tile,
+                                                                                         step);
       }
     }
   }
+  // Nobody leaves while a neighbour may still write here.
+  __syncwarp();
+  if constexpr (S::kCluster > 1) cluster_sync();
 }
 
-int multiprocessors() {
-  static const int count = [] {
-    int device = 0, value = 0;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device);
-    return value;
-  }();
-  return count;
-}
-
-template <int kSub, int kMaxN, Store kStore>
+template <typename S, Store kStore>
 cudaError_t launch(const Product& p, cudaStream_t stream) {
-  using S = Shape<kSub, kMaxN>;
-  static const cudaError_t ready =
-      cudaFuncSetAttribute(product_kernel<kSub, kMaxN, kStore>,
-                           cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
+  static const cudaError_t ready = cudaFuncSetAttribute(
+      product_kernel<S, kStore>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
   if (ready != cudaSuccess) return ready;
-  product_kernel<kSub, kMaxN, kStore><<<multiprocessors(), kThreads, S::kSharedBytes, stream>>>(p);
+  const int blocks = multiprocessors() / S::kCluster * S::kCluster;
+  product_kernel<S, kStore><<<blocks, kThreads, S::kSharedBytes, stream>>>(p);
   return cudaGetLastError();
 }
 
 template <Store kStore>
 cudaError_t launch_by_rows(const Product& p, cudaStream_t stream) {
-  // 17 to 128 rows a group: tall tiles, so that activations cost little L2 traffic. Fewer: small
-  // tiles spread better over the multiprocessors. More: wide tiles keep the tensor cores busy.
+  // Few rows a group: small tiles spread best over the multiprocessors. Up to 128: tall tiles, so
+  // that activations cost little L2 traffic. More: wide tiles keep the tensor cores busy.
   const int mean = p.counts != nullptr ? p.rows / p.groups : p.rows;
-  return mean > 8 && mean <= 128 ? launch<2, 128, kStore>(p, stream)
-                                 : launch<1, 256, kStore>(p, stream);
+  if (mean <= 8) return launch<Shape<1, 64, 1>, kStore>(p, stream);
+  if (mean <= 128) return launch<Shape<2, 128, 1>, kStore>(p, stream);
+  return launch<Shape<1, 256, 2>, kStore>(p, stream);
 }
 
 }  // namespace
@@ -329,8 +358,8 @@ cudaError_t product(const Product& p, cudaStream_t stream) {
   }
   switch (p.store) {
     case Store::swiglu_tiled: return launch_by_rows<Store::swiglu_tiled>(p, stream);
-    case Store::bf16_rows: return launch_by_rows<Store::bf16_rows>(p, stream);
-    case Store::silu_bf16_rows: return launch_by_rows<Store::silu_bf16_rows>(p, stream);
+    case Store::bf16_rows:
+    case Store::silu_bf16_rows: return launch_by_rows<Store::bf16_rows>(p, stream);
     case Store::f32_rows: return launch_by_rows<Store::f32_rows>(p, stream);
   }
   return cudaErrorInvalidValue;

@@ -140,35 +140,45 @@ __device__ void choose(float logit, int experts, int k, std::uint16_t* chosen, f
   }
 }
 
-/// A block works on kRows rows; a warp on every 8th expert, its weights read once for all rows.
+/// A block works on kRows rows, a warp on every 8th expert: kPerWarp of them at once, so that a load
+/// of a row serves several products. The sum of a (row, expert) has the same order in every shape.
 template <int kRows>
 __global__ void route_kernel(const float* y, int rows, int dim, const float* router, int experts,
                              int k, std::uint16_t* chosen, float* weights) {
+  constexpr int kPerWarp = kMaxExperts / (kThreads / 32);
   __shared__ float logits[kRows][kMaxExperts];
   const int first = static_cast<int>(blockIdx.x) * kRows;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  for (int e = warp; e < experts; e += kThreads / 32) {
-    float sum[kRows] = {};
-    for (int col = lane * 4; col < dim; col += 128) {
-      const float4 w = *reinterpret_cast<const float4*>(router + static_cast<std::size_t>(e) * dim + col);
+  float sum[kPerWarp][kRows] = {};
+  for (int col = lane * 4; col < dim; col += 128) {
+    float4 w[kPerWarp];
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        if (first + r >= rows) break;
-        const float4 v =
-            *reinterpret_cast<const float4*>(y + static_cast<std::size_t>(first + r) * dim + col);
-        sum[r] = fmaf(v.x, w.x, sum[r]);
-        sum[r] = fmaf(v.y, w.y, sum[r]);
-        sum[r] = fmaf(v.z, w.z, sum[r]);
-        sum[r] = fmaf(v.w, w.w, sum[r]);
-      }
+    for (int e = 0; e < kPerWarp; ++e) {
+      const int expert = min(warp + e * (kThreads / 32), experts - 1);
+      w[e] = *reinterpret_cast<const float4*>(router + static_cast<std::size_t>(expert) * dim + col);
     }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      for (int step = 16; step > 0; step /= 2) {
-        sum[r] += __shfl_xor_sync(0xffffffffU, sum[r], step);
+      const std::size_t row = min(first + r, rows - 1);
+      const float4 v = *reinterpret_cast<const float4*>(y + row * dim + col);
+#pragma unroll
+      for (int e = 0; e < kPerWarp; ++e) {
+        sum[e][r] = fmaf(v.x, w[e].x, sum[e][r]);
+        sum[e][r] = fmaf(v.y, w[e].y, sum[e][r]);
+        sum[e][r] = fmaf(v.z, w[e].z, sum[e][r]);
+        sum[e][r] = fmaf(v.w, w[e].w, sum[e][r]);
       }
-      if (lane == 0) logits[r][e] = sum[r];
+    }
+  }
+#pragma unroll
+  for (int e = 0; e < kPerWarp; ++e) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      for (int step = 16; step > 0; step /= 2) {
+        sum[e][r] += __shfl_xor_sync(0xffffffffU, sum[e][r], step);
+      }
+      if (lane == 0) logits[r][warp + e * (kThreads / 32)] = sum[e][r];
     }
   }
   __syncthreads();

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/cuda/device.hpp"
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/layout.hpp"
 #include "kernels/cuda/ptx.cuh"
@@ -29,6 +30,8 @@ constexpr int kRing = 3;
 constexpr int kPiece = kBlock * kHeadDim * 2;
 constexpr int kMaxSequences = 1024;
 constexpr int kSharedBytes = kWarps * kRing * kPiece + 1024;
+constexpr int kMergeGroups = 4;
+constexpr int kMergeBatch = 64;
 constexpr int kPartialFloats = kGroup * (kHeadDim + 2);
 
 /// One split of one sequence and kv head.
@@ -284,29 +287,48 @@ __global__ __launch_bounds__(32 * kWarps, 1) void decode_kernel(
   work_items(call, splits_max, walk, ring, lane);
 }
 
-/// One block a (sequence, head), one thread a dim: splits merged in position order.
-__global__ void merge_kernel(const __grid_constant__ SoftmaxDecode call, int splits_max) {
+/// One block a (sequence, head): splits merged in position order. kMergeGroups groups of 128 threads
+/// (one a dim) fetch a batch of partials at once; the first group merges it.
+__global__ __launch_bounds__(kMergeGroups* kHeadDim) void merge_kernel(
+    const __grid_constant__ SoftmaxDecode call, int splits_max) {
+  __shared__ float values[kMergeBatch][kHeadDim];
+  __shared__ float2 stats[kMergeBatch];
   const int sequence = static_cast<int>(blockIdx.x) / call.heads;
   const int head = static_cast<int>(blockIdx.x) % call.heads;
-  const int d = static_cast<int>(threadIdx.x);
+  const int d = static_cast<int>(threadIdx.x) % kHeadDim;
+  const int group = static_cast<int>(threadIdx.x) / kHeadDim;
   const int splits = (call.lengths[sequence] + kSplit - 1) / kSplit;
   const float* part = call.partial + partial_index(call, splits_max, sequence, 0, head / kGroup);
   const std::size_t stride = static_cast<std::size_t>(call.kv_heads) * kPartialFloats;
   const int row = head % kGroup;
   float max = -INFINITY, sum = 0, out = 0;
-#pragma unroll 8
-  for (int s = 0; s < splits; ++s, part += stride) {
-    const float value = part[row * kHeadDim + d];
-    const float2 stats = *reinterpret_cast<const float2*>(part + kGroup * kHeadDim + row * 2);
-    const float larger = fmaxf(max, stats.x);
-    const float old_scale = exp2f(max - larger);
-    const float new_scale = exp2f(stats.x - larger);
-    max = larger;
-    sum = fmaf(sum, old_scale, stats.y * new_scale);
-    out = fmaf(out, old_scale, value * new_scale);
+  for (int base = 0; base < splits; base += kMergeBatch) {
+    const int batch = min(kMergeBatch, splits - base);
+    __syncthreads();
+#pragma unroll
+    for (int n = 0; n < kMergeBatch / kMergeGroups; ++n) {
+      const int s = n * kMergeGroups + group;
+      if (s >= batch) break;
+      const float* from = part + (base + s) * stride;
+      values[s][d] = from[row * kHeadDim + d];
+      if (d == 0) stats[s] = *reinterpret_cast<const float2*>(from + kGroup * kHeadDim + row * 2);
+    }
+    __syncthreads();
+    if (group != 0) continue;
+#pragma unroll 4
+    for (int s = 0; s < batch; ++s) {
+      const float larger = fmaxf(max, stats[s].x);
+      const float old_scale = exp2f(max - larger);
+      const float new_scale = exp2f(stats[s].x - larger);
+      max = larger;
+      sum = fmaf(sum, old_scale, stats[s].y * new_scale);
+      out = fmaf(out, old_scale, values[s][d] * new_scale);
+    }
   }
-  static_cast<__nv_bfloat16*>(call.out)[static_cast<std::size_t>(blockIdx.x) * kHeadDim + d] =
-      __float2bfloat16_rn(out / sum);
+  if (group == 0) {
+    static_cast<__nv_bfloat16*>(call.out)[static_cast<std::size_t>(blockIdx.x) * kHeadDim + d] =
+        __float2bfloat16_rn(out / sum);
+  }
 }
 
 /// One block a row; a warp a head.
@@ -363,12 +385,9 @@ cudaError_t softmax_decode(const SoftmaxDecode& call, cudaStream_t stream) {
   static const cudaError_t ready = cudaFuncSetAttribute(
       decode_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (ready != cudaSuccess) return ready;
-  int device = 0, multiprocessors = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   const int splits_max = splits_of(call.lengths_max);
-  decode_kernel<<<multiprocessors, 32 * kWarps, kSharedBytes, stream>>>(call, splits_max);
-  merge_kernel<<<call.count * call.heads, kHeadDim, 0, stream>>>(call, splits_max);
+  decode_kernel<<<multiprocessors(), 32 * kWarps, kSharedBytes, stream>>>(call, splits_max);
+  merge_kernel<<<call.count * call.heads, kMergeGroups * kHeadDim, 0, stream>>>(call, splits_max);
   return cudaGetLastError();
 }
 
