@@ -21,20 +21,33 @@ int fg_pack_weight(const void* weight, int rows, int cols, int first_row, int in
   return cuda::pack_weight(weight, rows, cols, first_row, interleave, packed, stream_of(stream));
 }
 
-int fg_plan_groups(const void* experts, int tokens, int k, void* counts, void* offsets, void* source,
-                   void* target, int groups, int capacity, void* stream) {
-  const cuda::RouteGroups g{static_cast<int*>(counts), static_cast<int*>(offsets),
-                            static_cast<int*>(source), static_cast<int*>(target), groups, capacity};
-  return cuda::plan_groups(static_cast<const std::uint16_t*>(experts), tokens, k, g, stream_of(stream));
+int fg_plan_groups(const void* experts, int tokens, int k, void* counts, void* offsets,
+                   void* source, void* target, int groups, int capacity, void* stream) {
+  const cuda::RouteGroups g{static_cast<int*>(counts),
+                            static_cast<int*>(offsets),
+                            static_cast<int*>(source),
+                            static_cast<int*>(target),
+                            groups,
+                            capacity};
+  return cuda::plan_groups(static_cast<const std::uint16_t*>(experts), tokens, k, g,
+                           stream_of(stream));
 }
 
 int fg_experts(const void* x, int x_is_f32, int routes, void* counts, void* offsets, void* source,
-               void* target, int groups, int capacity, void* gate_up, void* down, int hidden, int inner,
-               void* tiled_x, void* tiled_inner, void* out, void* stream) {
-  const cuda::RouteGroups g{static_cast<int*>(counts), static_cast<int*>(offsets),
-                            static_cast<int*>(source), static_cast<int*>(target), groups, capacity};
-  const cuda::Experts e{static_cast<const void* const*>(gate_up), static_cast<const void* const*>(down),
-                        hidden, inner, tiled_x, tiled_inner};
+               void* target, int groups, int capacity, void* gate_up, void* down, int hidden,
+               int inner, void* tiled_x, void* tiled_inner, void* out, void* stream) {
+  const cuda::RouteGroups g{static_cast<int*>(counts),
+                            static_cast<int*>(offsets),
+                            static_cast<int*>(source),
+                            static_cast<int*>(target),
+                            groups,
+                            capacity};
+  const cuda::Experts e{static_cast<const void* const*>(gate_up),
+                        static_cast<const void* const*>(down),
+                        hidden,
+                        inner,
+                        tiled_x,
+                        tiled_inner};
   return cuda::experts(x, x_is_f32 != 0, routes, g, e, out, stream_of(stream));
 }
 
@@ -43,8 +56,8 @@ int fg_tile_rows(const void* x, int x_is_f32, int rows, int dim, int capacity, v
   return cuda::tile_rows(x, x_is_f32 != 0, rows, dim, capacity, tiled, stream_of(stream));
 }
 
-int fg_dense(const void* tiled, int capacity, int rows, int cols, const void* weight, int weight_rows,
-             int features, int store, void* out, void* stream) {
+int fg_dense(const void* tiled, int capacity, int rows, int cols, const void* weight,
+             int weight_rows, int features, int store, void* out, void* stream) {
   cuda::Product p{};
   p.x = tiled;
   p.capacity = capacity;
@@ -61,8 +74,9 @@ int fg_dense(const void* tiled, int capacity, int rows, int cols, const void* we
 
 int fg_combine(const void* y, int tokens, int dim, int k, const void* weights, const void* outputs,
                float alpha, float beta, void* out, void* stream) {
-  return cuda::combine(static_cast<const float*>(y), tokens, dim, k, static_cast<const float*>(weights),
-                       outputs, alpha, beta, static_cast<float*>(out), stream_of(stream));
+  return cuda::combine(static_cast<const float*>(y), tokens, dim, k,
+                       static_cast<const float*>(weights), outputs, alpha, beta,
+                       static_cast<float*>(out), stream_of(stream));
 }
 
 int fg_lightning(int decode, const void* qkv, const void* segments, int count, int heads,
@@ -99,23 +113,24 @@ int fg_softmax_decode(const void* q, const void* pages, const void* table, int t
 int fg_rotary_cache(const void* qkv, int rows, int heads, int kv_heads, int rotary_dim,
                     const void* frequencies, const void* sequence, const void* position,
                     const void* table, int table_stride, void* pages, void* q_out, void* stream) {
-  return cuda::rotary_cache(qkv, rows, heads, kv_heads, rotary_dim,
-                            static_cast<const float*>(frequencies), static_cast<const int*>(sequence),
-                            static_cast<const int*>(position), static_cast<const int*>(table),
-                            table_stride, pages, q_out, stream_of(stream));
+  return cuda::rotary_cache(
+      qkv, rows, heads, kv_heads, rotary_dim, static_cast<const float*>(frequencies),
+      static_cast<const int*>(sequence), static_cast<const int*>(position),
+      static_cast<const int*>(table), table_stride, pages, q_out, stream_of(stream));
 }
 
 int fg_residual_norm(const void* x, const void* y, float alpha, float beta, const void* weight,
-                     float eps, int rows, int dim, void* out, void* tiled, int capacity, void* stream) {
-  return cuda::residual_norm(static_cast<const float*>(x), static_cast<const float*>(y), alpha, beta,
-                             static_cast<const float*>(weight), eps, rows, dim,
+                     float eps, int rows, int dim, void* out, void* tiled, int capacity,
+                     void* stream) {
+  return cuda::residual_norm(static_cast<const float*>(x), static_cast<const float*>(y), alpha,
+                             beta, static_cast<const float*>(weight), eps, rows, dim,
                              static_cast<float*>(out), tiled, capacity, stream_of(stream));
 }
 
 int fg_norm_gate(const void* o, const void* gate, const void* weight, float eps, int rows, int dim,
                  void* tiled, int capacity, void* stream) {
-  return cuda::norm_gate(o, gate, static_cast<const float*>(weight), eps, rows, dim, tiled, capacity,
-                         stream_of(stream));
+  return cuda::norm_gate(o, gate, static_cast<const float*>(weight), eps, rows, dim, tiled,
+                         capacity, stream_of(stream));
 }
 
 int fg_embed(const void* table, const void* ids, int rows, int dim, void* out, void* stream) {

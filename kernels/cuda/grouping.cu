@@ -1,6 +1,6 @@
 // What surrounds a grouped product: packing of weights, grouping of routes by expert on the device,
-// gathering of rows into the tiled layout, and the slot-order combine. All of it moves bytes; none of
-// it is visible beside the weights, except that it must not synchronise with the host.
+// gathering of rows into the tiled layout, and the slot-order combine. All of it moves bytes; none
+// of it is visible beside the weights, except that it must not synchronise with the host.
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/launch.hpp"
@@ -103,8 +103,8 @@ cudaError_t tile(const void* x, bool x_is_f32, int rows, int blocks, int dim, co
   if (dim % kAtomCols != 0 || capacity % kAtomRows != 0) return cudaErrorInvalidValue;
   auto* to = static_cast<std::byte*>(tiled);
   if (x_is_f32) {
-    tile_kernel<<<blocks, 256, 0, stream>>>(static_cast<const float*>(x), rows, dim, source, capacity,
-                                            to);
+    tile_kernel<<<blocks, 256, 0, stream>>>(static_cast<const float*>(x), rows, dim, source,
+                                            capacity, to);
   } else {
     tile_kernel<<<blocks, 256, 0, stream>>>(static_cast<const __nv_bfloat16*>(x), rows, dim, source,
                                             capacity, to);
@@ -157,8 +157,8 @@ cudaError_t plan_groups(const std::uint16_t* experts, int tokens, int k, const R
 
 cudaError_t gather_tiled(const void* x, bool x_is_f32, int dim, const RouteGroups& groups,
                          void* tiled, cudaStream_t stream) {
-  return tile(x, x_is_f32, 0, groups.capacity / kAtomRows, dim, groups.source, groups.capacity, tiled,
-              stream);
+  return tile(x, x_is_f32, 0, groups.capacity / kAtomRows, dim, groups.source, groups.capacity,
+              tiled, stream);
 }
 
 cudaError_t tile_rows(const void* x, bool x_is_f32, int rows, int dim, int capacity, void* tiled,

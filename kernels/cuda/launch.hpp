@@ -38,7 +38,9 @@ struct RouteGroups {
 inline constexpr int kMaxGroups = 256;
 
 /// Rows that a tiled operand of `routes` rows in `groups` groups needs, padding included.
-inline int tiled_capacity(int routes, int groups) { return (routes + 7 * groups + 7) / 8 * 8 + 256; }
+inline int tiled_capacity(int routes, int groups) {
+  return (routes + 7 * groups + 7) / 8 * 8 + 256;
+}
 
 /// Fills `groups` from experts [tokens, k], ids below groups.groups; order within a group: routes
 /// ascending.
@@ -63,20 +65,20 @@ enum class Store : std::uint8_t {
 
 /// out = x · weightᵀ for one or several groups of rows, each with a weight of its own.
 struct Product {
-  const void* x;                   ///< tiled rows [*, cols]
-  int capacity;                    ///< of x (and of a tiled out)
-  int cols;                        ///< K, a multiple of 64
-  int weight_rows;                 ///< packed rows, a multiple of kPackedRows
-  const void* const* weights;      ///< [groups] device array of packed weights, or null:
-  const void* weight;              ///< the one weight
-  const int* counts;               ///< [groups] on the device, or null:
-  int rows;                        ///< rows of the only group; else the most rows of all groups
-  const int* offsets;              ///< [groups] on the device; null: 0
+  const void* x;               ///< tiled rows [*, cols]
+  int capacity;                ///< of x (and of a tiled out)
+  int cols;                    ///< K, a multiple of 64
+  int weight_rows;             ///< packed rows, a multiple of kPackedRows
+  const void* const* weights;  ///< [groups] device array of packed weights, or null:
+  const void* weight;          ///< the one weight
+  const int* counts;           ///< [groups] on the device, or null:
+  int rows;                    ///< rows of the only group; else the most rows of all groups
+  const int* offsets;          ///< [groups] on the device; null: 0
   int groups;
   Store store;
   void* out;
-  const int* out_rows;             ///< [capacity] output row of a tiled row; null: the same
-  int features;                    ///< columns of out, at most weight_rows
+  const int* out_rows;  ///< [capacity] output row of a tiled row; null: the same
+  int features;         ///< columns of out, at most weight_rows
 };
 cudaError_t product(const Product& product, cudaStream_t stream);
 
@@ -119,17 +121,17 @@ cudaError_t lightning_decode(const void* qkv, const LightningRows* segments, int
 
 /// Pages are [kv_heads][keys, values][64 tokens][128] bf16, rows swizzled by row_chunk_byte().
 struct SoftmaxDecode {
-  const void* q;               ///< [count, heads, 128] bf16, rotated
-  const void* pages;           ///< the layer's pool
-  const int* page_table;       ///< [count, table_stride] page numbers
+  const void* q;          ///< [count, heads, 128] bf16, rotated
+  const void* pages;      ///< the layer's pool
+  const int* page_table;  ///< [count, table_stride] page numbers
   int table_stride;
-  const int* lengths;          ///< [count] positions a sequence attends to, >= 1
-  int lengths_max;             ///< host: the largest possible length
+  const int* lengths;  ///< [count] positions a sequence attends to, >= 1
+  int lengths_max;     ///< host: the largest possible length
   int count;
-  int heads;                   ///< 8 per kv head
+  int heads;  ///< 8 per kv head
   int kv_heads;
-  float* partial;              ///< scratch of softmax_scratch_bytes()
-  void* out;                   ///< [count, heads, 128] bf16
+  float* partial;  ///< scratch of softmax_scratch_bytes()
+  void* out;       ///< [count, heads, 128] bf16
 };
 std::size_t softmax_scratch_bytes(int count, int heads, int lengths_max);
 cudaError_t softmax_decode(const SoftmaxDecode& call, cudaStream_t stream);
@@ -145,8 +147,8 @@ cudaError_t rotary_cache(const void* qkv, int rows, int heads, int kv_heads, int
 // --- Rows --------------------------------------------------------------------------------------
 
 /// h = alpha * x + beta * y (y null: h = x); normed = weight * h / sqrt(mean(h^2) + eps): float32
-/// to `out` and bf16 tiled to `tiled` (either may be null). x, y, out [rows, dim] float32; dim <= 8192,
-/// a multiple of 64.
+/// to `out` and bf16 tiled to `tiled` (either may be null). x, y, out [rows, dim] float32; dim <=
+/// 8192, a multiple of 64.
 cudaError_t residual_norm(const float* x, const float* y, float alpha, float beta,
                           const float* weight, float eps, int rows, int dim, float* out,
                           void* tiled, int capacity, cudaStream_t stream);

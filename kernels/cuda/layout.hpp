@@ -36,8 +36,8 @@ FULGUR_HOST_DEVICE std::size_t tiled_byte(std::size_t row, std::size_t col, std:
          atom_byte(static_cast<std::uint32_t>(row % 8), static_cast<std::uint32_t>(col % 64));
 }
 
-/// Weight [rows, cols], rows a multiple of 128, cols a multiple of 64: [rows / 64][cols / 64] strips
-/// of 8 atoms each.
+/// Weight [rows, cols], rows a multiple of 128, cols a multiple of 64: [rows / 64][cols / 64]
+/// strips of 8 atoms each.
 FULGUR_HOST_DEVICE std::size_t packed_byte(std::size_t row, std::size_t col, std::size_t cols) {
   return ((row / 64) * (cols / 64) + col / 64) * kStripBytes + (row % 64) / 8 * kAtomBytes +
          atom_byte(static_cast<std::uint32_t>(row % 8), static_cast<std::uint32_t>(col % 64));

@@ -5,8 +5,8 @@
 // S the float32 state at the block's start, w[n] = exp(-rate n)):
 //   o_i  = w[i + 1] (q_i · bf16(S)) + sum over j <= i of bf16(w[i - j] (q_i · k_j)) v_j
 //   S'   = w[64] S + sum over j of k_j bf16(w[63 - j] v_j)
-// Every sum is a chain of mma m16n8k16 with k ascending: d for dots, j for values. The state lives as
-// accumulators of the transposed product [e, d]; rounded, those are the B fragments of q · S.
+// Every sum is a chain of mma m16n8k16 with k ascending: d for dots, j for values. The state lives
+// as accumulators of the transposed product [e, d]; rounded, those are the B fragments of q · S.
 //
 // A value tile is 16 values e; over all 128 keys d it is 64 float32 a lane.
 #pragma once
@@ -64,15 +64,17 @@ __device__ __forceinline__ std::uint32_t lane_of_8_rows(std::uint32_t base, int 
 }
 
 /// Values of 16 tokens from `j` of one value tile, transposed: r[0] (tokens 0-7, e 0-7), r[1] (0-7,
-/// 8-15), r[2] (8-15, 0-7), r[3] (8-15, 8-15). As B fragments: e 0-7 {r0, r2}, e 8-15 {r1, r3}; as an
-/// A fragment [e, token]: r itself.
-__device__ __forceinline__ void load_values(std::uint32_t (&r)[4], std::uint32_t tile, int j, int lane) {
+/// 8-15), r[2] (8-15, 0-7), r[3] (8-15, 8-15). As B fragments: e 0-7 {r0, r2}, e 8-15 {r1, r3}; as
+/// an A fragment [e, token]: r itself.
+__device__ __forceinline__ void load_values(std::uint32_t (&r)[4], std::uint32_t tile, int j,
+                                            int lane) {
   const int row = j + lane % 8 + lane / 16 * 8;
   load_matrices_transposed(r, tile + value_chunk_byte(row, lane / 8 % 2));
 }
 
 /// Multiplies the values of a block by w[63 - j], rounded to bf16: the right side of the fold.
-__device__ __forceinline__ void decay_values(std::uint32_t (&v)[4][4], const float* powers, int lane) {
+__device__ __forceinline__ void decay_values(std::uint32_t (&v)[4][4], const float* powers,
+                                             int lane) {
 #pragma unroll
   for (int t = 0; t < 4; ++t) {
     const int j = t * 16 + lane % 4 * 2;
@@ -95,15 +97,20 @@ template <int kCount>
 __device__ __forceinline__ void fold_state(float (&s)[kCount][4], const std::uint32_t (&v)[4][4],
                                            std::uint32_t keys, int first, float decay, int lane) {
   const std::uint32_t key_lane = lane_of_16_rows(keys, lane) ^ (first * 16);
+  std::uint32_t k[2][4][4];  // keys of two tiles, fetched one pair of tiles ahead
 #pragma unroll
-  for (int n = 0; n < kCount; n += 2) {  // two tiles of 8 keys
+  for (int t = 0; t < 4; ++t) load_matrices_transposed(k[0][t], rows_at(key_lane, t * 16, 0));
+#pragma unroll
+  for (int n = 0; n < kCount; n += 2) {
+    const int at = n / 2 % 2;
     float sum[2][4] = {};
 #pragma unroll
     for (int t = 0; t < 4; ++t) {
-      std::uint32_t k[4];
-      load_matrices_transposed(k, rows_at(key_lane, t * 16, n));
-      mma(sum[0], v[t], k[0], k[1]);
-      mma(sum[1], v[t], k[2], k[3]);
+      if (n + 2 < kCount) {
+        load_matrices_transposed(k[1 - at][t], rows_at(key_lane, t * 16, n + 2));
+      }
+      mma(sum[0], v[t], k[at][t][0], k[at][t][1]);
+      mma(sum[1], v[t], k[at][t][2], k[at][t][3]);
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {

@@ -1,13 +1,14 @@
 // Lightning attention for one token a sequence.
 //
-// What and why. The usual recurrent decode reads and writes a 4 MiB state a layer and token. In block
-// form the state of the last block boundary is only read; the token's k and v join the open block,
-// and the state is folded once in 64 tokens: 64 KiB + 16 KiB on average a head instead of 128 KiB.
+// What and why. The usual recurrent decode reads and writes a 4 MiB state a layer and token. In
+// block form the state of the last block boundary is only read; the token's k and v join the open
+// block, and the state is folded once in 64 tokens: 64 KiB + 16 KiB on average a head instead of
+// 128 KiB.
 //
-// Tiling. A block of threads is one head of one sequence; a warp owns 16 values. The state goes from
-// memory straight into registers in fragment order (16 loads of 512 contiguous bytes a warp, all in
-// flight at once) while the copy engine brings the open block. Few sequences: a head is cut into
-// kSplit blocks along the values, which changes no sum.
+// Tiling. A block of threads is one head of one sequence; a warp owns 16 values. The state goes
+// from memory straight into registers in fragment order (16 loads of 512 contiguous bytes a warp,
+// all in flight at once) while the copy engine brings the open block. Few sequences: a head is cut
+// into kSplit blocks along the values, which changes no sum.
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/launch.hpp"
@@ -35,7 +36,8 @@ __device__ __forceinline__ void one_row(const std::uint32_t* row, int k, int lan
 
 /// kSplit blocks a head; kTiles / kSplit warps a block.
 template <int kSplit>
-__global__ __launch_bounds__(32 * kTiles / kSplit, 2 * kSplit) void decode_kernel(const DecodeArgs args) {
+__global__ __launch_bounds__(32 * kTiles / kSplit,
+                             2 * kSplit) void decode_kernel(const DecodeArgs args) {
   constexpr int kWarps = kTiles / kSplit;
   constexpr int kThreads = 32 * kWarps;
   __shared__ alignas(256) std::byte keys[kOpenBytes];
@@ -96,8 +98,8 @@ __global__ __launch_bounds__(32 * kTiles / kSplit, 2 * kSplit) void decode_kerne
   for (int c = thread; c < rest * 2 * kWarps; c += kThreads) {
     const int j = i + 1 + c / (2 * kWarps);
     const int piece = c % (2 * kWarps);
-    *reinterpret_cast<uint4*>(values + piece / 2 * kValueTileBytes + value_chunk_byte(j, piece % 2)) =
-        make_uint4(0, 0, 0, 0);
+    *reinterpret_cast<uint4*>(values + piece / 2 * kValueTileBytes +
+                              value_chunk_byte(j, piece % 2)) = make_uint4(0, 0, 0, 0);
   }
   for (int c = thread; c < kBlock / 8; c += kThreads) {
     reinterpret_cast<uint4*>(weights)[c] = make_uint4(0, 0, 0, 0);
@@ -150,7 +152,8 @@ __global__ __launch_bounds__(32 * kTiles / kSplit, 2 * kSplit) void decode_kerne
   }
   if (lane < 4) {
     auto* to = reinterpret_cast<std::uint32_t*>(
-        args.out + (static_cast<std::size_t>(segment.row) * args.heads + head) * kHeadDim + tile * 16);
+        args.out + (static_cast<std::size_t>(segment.row) * args.heads + head) * kHeadDim +
+        tile * 16);
     to[lane] = pack_bf16(out[0][0], out[0][1]);
     to[4 + lane] = pack_bf16(out[1][0], out[1][1]);
   }

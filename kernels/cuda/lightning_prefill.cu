@@ -1,14 +1,15 @@
 // Lightning attention for consecutive tokens of many sequences, any start and length.
 //
-// What and why. A sequence is a chain of blocks, so parallelism is heads x value halves x sequences:
-// one cluster of two blocks of threads is one head of one segment, each half holding 64 of the 128
-// values of the state in registers from the first block to the last. The state is read and written
-// once a call; q, k, v are read once from DRAM (q and k twice from L2) and the output is written
-// once: 1 KiB a token and head, the least possible.
+// What and why. A sequence is a chain of blocks, so parallelism is heads x value halves x
+// sequences: one cluster of two blocks of threads is one head of one segment, each half holding 64
+// of the 128 values of the state in registers from the first block to the last. The state is read
+// and written once a call; q, k, v are read once from DRAM (q and k twice from L2) and the output
+// is written once: 1 KiB a token and head, the least possible.
 //
 // Eight warps: warp (tile, group) owns value tile `tile` of the half and
 //   phase 1  rows 0-15 and 48-63 (group 0) or 16-47 (group 1) of q · S and, in the same pass over
-//            the q fragments, its share of the causal tiles of q · kᵀ; an equal share for each warp;
+//            the q fragments, its share of the causal tiles of q · kᵀ; an equal share for each
+//            warp;
 //   phase 2  the same rows of weights · v, the store, and the fold of one half of the keys.
 // What the two groups need of each other goes through shared memory: the weights, and bf16(S) as
 // ready fragments. Two barriers a block of 64 tokens; the next block's rows are on their way
@@ -19,8 +20,8 @@
 #include <cooperative_groups.h>
 #include <cuda_runtime.h>
 
-#include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/device.hpp"
+#include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/lightning.cuh"
 
 namespace fulgur::kernels::cuda {
@@ -28,7 +29,7 @@ namespace {
 
 constexpr int kHalves = 2;
 constexpr int kGroups = 2;
-constexpr int kHalfTiles = kTiles / kHalves;  ///< value tiles of one block of threads
+constexpr int kHalfTiles = kTiles / kHalves;       ///< value tiles of one block of threads
 constexpr int kKeyTiles = kHeadDim / 8 / kGroups;  ///< tiles of 8 keys a warp folds
 constexpr int kThreads = 32 * kHalfTiles * kGroups;
 constexpr int kStageBytes = 2 * kOpenBytes + kOpenBytes / kHalves;
@@ -47,7 +48,7 @@ struct PrefillArgs {
 
 /// What one block of threads works on.
 struct Work {
-  int row;       ///< of the segment in qkv and out
+  int row;  ///< of the segment in qkv and out
   int rows;
   int position;
   int head;
@@ -74,8 +75,8 @@ __device__ __forceinline__ Span span_of(const Work& work, int block) {
 
 /// Rows outside the segment: keys and values come from the open block of the slot if earlier, are
 /// zeros if later.
-__device__ __noinline__ void load_partial_block(const PrefillArgs& args, const Work& work, int block,
-                                                std::uint32_t stage) {
+__device__ __noinline__ void load_partial_block(const PrefillArgs& args, const Work& work,
+                                                int block, std::uint32_t stage) {
   const Span span = span_of(work, block);
   const int first = work.row + block * kBlock - work.position;
   const auto* rows = reinterpret_cast<const std::byte*>(args.qkv);
@@ -149,9 +150,10 @@ __device__ __forceinline__ void store_weights(const float (&dots)[4], int row, i
 /// Phase 1: out[n] = w[i + 1] (q · S) of the group's row tiles, and this warp's causal tiles of the
 /// weights: tokens 8 tile ... for both row tiles, and 32 tokens further for the lower one. powers:
 /// w with kZeros zeros before.
-__device__ __forceinline__ void dots_of_block(const Place& place, std::uint32_t q, std::uint32_t keys,
-                                              const std::byte* state, const float* powers,
-                                              std::byte* weights, float (&out)[2][2][4]) {
+__device__ __forceinline__ void dots_of_block(const Place& place, std::uint32_t q,
+                                              std::uint32_t keys, const std::byte* state,
+                                              const float* powers, std::byte* weights,
+                                              float (&out)[2][2][4]) {
   const int lane = place.lane;
   const int upper = row_tile(place.group, 0) * 16;
   const int lower = row_tile(place.group, 1) * 16;
@@ -163,25 +165,34 @@ __device__ __forceinline__ void dots_of_block(const Place& place, std::uint32_t 
   float near[2][4] = {}, far[4] = {};
 #pragma unroll
   for (int i = 0; i < 4; ++i) out[0][0][i] = out[0][1][i] = out[1][0][i] = out[1][1][i] = 0;
+  // Fragments are fetched one step ahead of their use.
+  std::uint32_t a0[2][4], a1[2][4], b[2][4], c[2][4];
+  uint4 s[2];
+  const auto fetch = [&](int k) {
+    load_matrices(a0[k % 2], rows_at(q_lane, upper, k * 2));
+    load_matrices(a1[k % 2], rows_at(q_lane, lower, k * 2));
+    s[k % 2] = *reinterpret_cast<const uint4*>(state_lane + k * 512);
+  };
+  const auto fetch_keys = [&](int k) {
+    load_matrices(b[k / 2 % 2], rows_at(key_lane, 0, k * 2));
+    if (far_in_lower) load_matrices(c[k / 2 % 2], rows_at(key_lane, 32, k * 2));
+  };
+  fetch_keys(0);
+  fetch(0);
 #pragma unroll
-  for (int k = 0; k < 8; k += 2) {
-    std::uint32_t b[4], c[4];
-    load_matrices(b, rows_at(key_lane, 0, k * 2));
-    if (far_in_lower) load_matrices(c, rows_at(key_lane, 32, k * 2));
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      std::uint32_t a0[4], a1[4];
-      load_matrices(a0, rows_at(q_lane, upper, (k + h) * 2));
-      load_matrices(a1, rows_at(q_lane, lower, (k + h) * 2));
-      const uint4 s = *reinterpret_cast<const uint4*>(state_lane + (k + h) * 512);
-      mma(out[0][0], a0, s.x, s.y);
-      mma(out[1][0], a1, s.x, s.y);
-      mma(out[0][1], a0, s.z, s.w);
-      mma(out[1][1], a1, s.z, s.w);
-      mma(near[1], a1, b[2 * h], b[2 * h + 1]);
-      if (in_upper) mma(near[0], a0, b[2 * h], b[2 * h + 1]);
-      if (far_in_lower) mma(far, a1, c[2 * h], c[2 * h + 1]);
-    }
+  for (int k = 0; k < 8; ++k) {
+    if (k + 1 < 8) fetch(k + 1);
+    if (k % 2 == 0 && k + 2 < 8) fetch_keys(k + 2);
+    const int at = k % 2;
+    const auto& key = b[k / 2 % 2];
+    const auto& far_key = c[k / 2 % 2];
+    mma(out[0][0], a0[at], s[at].x, s[at].y);
+    mma(out[1][0], a1[at], s[at].x, s[at].y);
+    mma(out[0][1], a0[at], s[at].z, s[at].w);
+    mma(out[1][1], a1[at], s[at].z, s[at].w);
+    mma(near[1], a1[at], key[2 * at], key[2 * at + 1]);
+    if (in_upper) mma(near[0], a0[at], key[2 * at], key[2 * at + 1]);
+    if (far_in_lower) mma(far, a1[at], far_key[2 * at], far_key[2 * at + 1]);
   }
   const int token = place.tile * 8 + lane % 4 * 2;
   store_weights(near[1], lower + lane / 4, token, powers, weights);
@@ -191,8 +202,7 @@ __device__ __forceinline__ void dots_of_block(const Place& place, std::uint32_t 
   for (int n = 0; n < 2; ++n) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float decay =
-          powers[kZeros + 1 + row_tile(place.group, n) * 16 + lane / 4 + half * 8];
+      const float decay = powers[kZeros + 1 + row_tile(place.group, n) * 16 + lane / 4 + half * 8];
 #pragma unroll
       for (int e = 0; e < 2; ++e) out[n][e][2 * half] *= decay, out[n][e][2 * half + 1] *= decay;
     }
@@ -270,8 +280,9 @@ __device__ void store_open(const Work& work, const Span& span, const std::byte* 
 
 /// kResident: blocks of threads a multiprocessor is to hold; one may use twice the registers.
 template <int kResident>
-__global__ __cluster_dims__(kHalves, 1, 1) __launch_bounds__(kThreads, kResident)
-    void prefill_kernel(const __grid_constant__ PrefillArgs args) {
+__global__ __cluster_dims__(kHalves, 1, 1)
+    __launch_bounds__(kThreads,
+                      kResident) void prefill_kernel(const __grid_constant__ PrefillArgs args) {
   extern __shared__ __align__(1024) std::byte dynamic[];
   __shared__ float powers[kZeros + kBlock + 1];
   std::byte* state = dynamic + 2 * kStageBytes;

@@ -5,20 +5,20 @@
 // once. So the weight is the tall operand (M of wgmma), the rows are N, and the tile is
 // kTileRows weight rows x up to kMaxN activation rows x the whole of K. Gate and up rows are
 // interleaved by eights (layout.hpp): both factors of SwiGLU meet in one thread's registers and the
-// inner activations leave as the tiled operand of the down product. The same code with wide N is the
-// prefill product.
+// inner activations leave as the tiled operand of the down product. The same code with wide N is
+// the prefill product.
 //
 // Exact: one tile owns an output element and adds its products in K order, 16 at a time, in one
 // accumulator. No split of K: rows, company and tile shape do not change a bit.
 //
 // Tiling. 3 warpgroups: one thread of the first feeds a ring of stages of 64 columns by contiguous
 // bulk copies (weights and activations lie in memory as shared memory wants them), two multiply,
-// kSub strips of 64 weight rows each. Persistent grid; tiles of a group run neighbours in N first, so
-// that weights re-read for another N come from L2.
+// kSub strips of 64 weight rows each. Persistent grid; tiles of a group run neighbours in N first,
+// so that weights re-read for another N come from L2.
 //
-// Traffic. Weights once from DRAM; activations kMaxN / (128 kSub) of that from L2. Wide tiles run in
-// clusters of two blocks with neighbouring weight rows: each fetches half of the common activations
-// for both, or L2 would be the limit.
+// Traffic. Weights once from DRAM; activations kMaxN / (128 kSub) of that from L2. Wide tiles run
+// in clusters of two blocks with neighbouring weight rows: each fetches half of the common
+// activations for both, or L2 would be the limit.
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/device.hpp"
@@ -37,8 +37,8 @@ constexpr int kNarrowGroup = 8;  ///< tiles along N that share a pass over the w
 struct Tile {
   int group;
   int row_tile;
-  int first;  ///< first row of the group
-  int rows;   ///< at most kMaxN
+  int first;   ///< first row of the group
+  int rows;    ///< at most kMaxN
   bool alone;  ///< no other tile reads these weights
 };
 
@@ -62,7 +62,10 @@ template <typename S>
 class TileWalk {
  public:
   __device__ TileWalk(const int* starts, const int* counts, int groups, int row_tiles)
-      : starts_(starts), counts_(counts), groups_(groups), row_tiles_(row_tiles),
+      : starts_(starts),
+        counts_(counts),
+        groups_(groups),
+        row_tiles_(row_tiles),
         rank_(S::kCluster == 1 ? 0 : static_cast<int>(cluster_rank())) {}
 
   __device__ bool next(Tile& tile) {
@@ -118,8 +121,8 @@ __device__ void count_tiles(const Product& p, int row_tiles, int n_max, int* cou
 }
 
 struct Ring {
-  std::uint32_t data;   ///< shared address of stage 0
-  std::uint32_t full;   ///< shared address of the first of kStages barriers
+  std::uint32_t data;  ///< shared address of stage 0
+  std::uint32_t full;  ///< shared address of the first of kStages barriers
   std::uint32_t empty;
 };
 
@@ -132,8 +135,8 @@ __device__ void produce(const Product& p, const Ring& ring, TileWalk<S> walk) {
   std::uint32_t step = 0;
   Tile tile;
   while (walk.next(tile)) {
-    const auto* weight = static_cast<const std::byte*>(
-        p.weights != nullptr ? p.weights[tile.group] : p.weight);
+    const auto* weight =
+        static_cast<const std::byte*>(p.weights != nullptr ? p.weights[tile.group] : p.weight);
     weight += static_cast<std::size_t>(tile.row_tile) * S::kStrips * k_blocks * kStripBytes;
     const int offset = p.offsets != nullptr ? p.offsets[tile.group] : 0;
     const auto* x = static_cast<const std::byte*>(p.x) +
@@ -167,13 +170,18 @@ __device__ void produce(const Product& p, const Ring& ring, TileWalk<S> walk) {
 
 /// Rows that the fragment of this thread is stored to, and the store itself.
 template <Store kStore, int kN>
-__device__ void store_strip(const Product& p, const Tile& tile, int strip, const float (&acc)[kN / 2]) {
+__device__ void store_strip(const Product& p, const Tile& tile, int strip,
+                            const float (&acc)[kN / 2]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
   const int quad = lane / 4;
   const int pair = lane % 4 * 2;
   const int offset = p.offsets != nullptr ? p.offsets[tile.group] : 0;
   const int first = offset + tile.first;
+  // Of the tiled output: rows 8 j + quad are j atoms apart.
+  const int f = strip * 32 + warp * 8 + pair;
+  [[maybe_unused]] std::byte* inner_row =
+      static_cast<std::byte*>(p.out) + tiled_byte(first + quad, f, p.capacity);
 #pragma unroll
   for (int j = 0; j < kN / 8; ++j) {
     if (j * 8 >= tile.rows) break;
@@ -181,11 +189,8 @@ __device__ void store_strip(const Product& p, const Tile& tile, int strip, const
     if constexpr (kStore == Store::swiglu_tiled) {
       const std::uint32_t inner = pack_bf16(silu(d[0]) * d[2], silu(d[1]) * d[3]);
       const std::uint32_t turned = transpose_matrix(inner);
-      const int t = j * 8 + quad;
-      const int f = strip * 32 + warp * 8 + pair;
-      if (t < tile.rows) {
-        auto* to = static_cast<std::byte*>(p.out) + tiled_byte(first + t, f, p.capacity);
-        *reinterpret_cast<std::uint32_t*>(to) = turned;
+      if (j * 8 + quad < tile.rows) {
+        *reinterpret_cast<std::uint32_t*>(inner_row + j * kAtomBytes) = turned;
       }
     } else if constexpr (kStore == Store::f32_rows) {
 #pragma unroll
@@ -273,8 +278,8 @@ __device__ __forceinline__ void consume_tile(const Product& p, const Ring& ring,
 
 /// Picks the narrowest shape that holds the tile's rows.
 template <typename S, Store kStore, int kN, int... kWider>
-__device__ __forceinline__ void consume_narrowest(const Product& p, const Ring& ring, const Tile& tile,
-                                                  std::uint32_t& step) {
+__device__ __forceinline__ void consume_narrowest(const Product& p, const Ring& ring,
+                                                  const Tile& tile, std::uint32_t& step) {
   if constexpr (sizeof...(kWider) == 0) {
     consume_tile<S, kStore, kN>(p, ring, tile, step);
   } else if (tile.rows <= kN) {
@@ -318,8 +323,8 @@ __global__ __cluster_dims__(S::kCluster, 1, 1)
       } else if constexpr (S::kMaxN == 128) {
         consume_narrowest<S, kStore, 16, 32, 64, 96, 128>(p, ring, tile, step);
       } else {
-        consume_narrowest<S, kStore, 32, 64, 128, 144, 160, 176, 192, 208, 224, 240, 256>(p, ring, tile,
-                                                                                         step);
+        consume_narrowest<S, kStore, 32, 64, 128, 144, 160, 176, 192, 208, 224, 240, 256>(
+            p, ring, tile, step);
       }
     }
   }
@@ -357,10 +362,13 @@ cudaError_t product(const Product& p, cudaStream_t stream) {
     return cudaErrorInvalidValue;
   }
   switch (p.store) {
-    case Store::swiglu_tiled: return launch_by_rows<Store::swiglu_tiled>(p, stream);
+    case Store::swiglu_tiled:
+      return launch_by_rows<Store::swiglu_tiled>(p, stream);
     case Store::bf16_rows:
-    case Store::silu_bf16_rows: return launch_by_rows<Store::bf16_rows>(p, stream);
-    case Store::f32_rows: return launch_by_rows<Store::f32_rows>(p, stream);
+    case Store::silu_bf16_rows:
+      return launch_by_rows<Store::bf16_rows>(p, stream);
+    case Store::f32_rows:
+      return launch_by_rows<Store::f32_rows>(p, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -1,6 +1,6 @@
 // Row-wise kernels around the products: residual + RMSNorm, norm + gate, embedding, top-k routing.
-// One block works on a row; each thread sums its own columns ascending, lanes and warps are added in
-// a fixed tree, so a row's bits depend on the row and its length alone.
+// One block works on a row; each thread sums its own columns ascending, lanes and warps are added
+// in a fixed tree, so a row's bits depend on the row and its length alone.
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/launch.hpp"
@@ -98,13 +98,15 @@ __global__ void norm_gate_kernel(const __nv_bfloat16* o, const __nv_bfloat16* ga
     if (col >= dim) continue;
     const float4 w = *reinterpret_cast<const float4*>(weight + col);
     const float4 g = bf16x4(gate + base + col);
-    store_tiled(tiled, row, col, capacity,
-                make_float4(v[n].x * scale * w.x * sigmoid(g.x), v[n].y * scale * w.y * sigmoid(g.y),
-                            v[n].z * scale * w.z * sigmoid(g.z), v[n].w * scale * w.w * sigmoid(g.w)));
+    store_tiled(
+        tiled, row, col, capacity,
+        make_float4(v[n].x * scale * w.x * sigmoid(g.x), v[n].y * scale * w.y * sigmoid(g.y),
+                    v[n].z * scale * w.z * sigmoid(g.z), v[n].w * scale * w.w * sigmoid(g.w)));
   }
 }
 
-__global__ void embed_kernel(const __nv_bfloat16* table, const std::uint32_t* ids, int dim, float* out) {
+__global__ void embed_kernel(const __nv_bfloat16* table, const std::uint32_t* ids, int dim,
+                             float* out) {
   const __nv_bfloat16* from = table + static_cast<std::size_t>(ids[blockIdx.x]) * dim;
   float* to = out + static_cast<std::size_t>(blockIdx.x) * dim;
   for (int col = static_cast<int>(threadIdx.x) * 4; col < dim; col += kThreads * 4) {
@@ -140,8 +142,9 @@ __device__ void choose(float logit, int experts, int k, std::uint16_t* chosen, f
   }
 }
 
-/// A block works on kRows rows, a warp on every 8th expert: kPerWarp of them at once, so that a load
-/// of a row serves several products. The sum of a (row, expert) has the same order in every shape.
+/// A block works on kRows rows, a warp on every 8th expert: kPerWarp of them at once, so that a
+/// load of a row serves several products. The sum of a (row, expert) has the same order in every
+/// shape.
 template <int kRows>
 __global__ void route_kernel(const float* y, int rows, int dim, const float* router, int experts,
                              int k, std::uint16_t* chosen, float* weights) {
@@ -156,7 +159,8 @@ __global__ void route_kernel(const float* y, int rows, int dim, const float* rou
 #pragma unroll
     for (int e = 0; e < kPerWarp; ++e) {
       const int expert = min(warp + e * (kThreads / 32), experts - 1);
-      w[e] = *reinterpret_cast<const float4*>(router + static_cast<std::size_t>(expert) * dim + col);
+      w[e] =
+          *reinterpret_cast<const float4*>(router + static_cast<std::size_t>(expert) * dim + col);
     }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
@@ -205,8 +209,8 @@ cudaError_t norm_gate(const void* o, const void* gate, const float* weight, floa
   if (dim > kMaxDim || dim % kAtomCols != 0) return cudaErrorInvalidValue;
   if (rows == 0) return cudaSuccess;
   norm_gate_kernel<<<rows, kThreads, 0, stream>>>(
-      static_cast<const __nv_bfloat16*>(o), static_cast<const __nv_bfloat16*>(gate), weight, eps, dim,
-      static_cast<std::byte*>(tiled), capacity);
+      static_cast<const __nv_bfloat16*>(o), static_cast<const __nv_bfloat16*>(gate), weight, eps,
+      dim, static_cast<std::byte*>(tiled), capacity);
   return cudaGetLastError();
 }
 
@@ -214,7 +218,8 @@ cudaError_t embed(const void* table, const std::uint32_t* ids, int rows, int dim
                   cudaStream_t stream) {
   if (dim % 4 != 0) return cudaErrorInvalidValue;
   if (rows == 0) return cudaSuccess;
-  embed_kernel<<<rows, kThreads, 0, stream>>>(static_cast<const __nv_bfloat16*>(table), ids, dim, out);
+  embed_kernel<<<rows, kThreads, 0, stream>>>(static_cast<const __nv_bfloat16*>(table), ids, dim,
+                                              out);
   return cudaGetLastError();
 }
 
@@ -223,10 +228,11 @@ cudaError_t route(const float* y, int rows, int dim, const float* router, int ex
   if (experts > kMaxExperts || k > 8 || k > experts || dim % 4 != 0) return cudaErrorInvalidValue;
   if (rows == 0) return cudaSuccess;
   if (rows <= 256) {
-    route_kernel<1><<<rows, kThreads, 0, stream>>>(y, rows, dim, router, experts, k, chosen, weights);
+    route_kernel<1>
+        <<<rows, kThreads, 0, stream>>>(y, rows, dim, router, experts, k, chosen, weights);
   } else {
-    route_kernel<8><<<(rows + 7) / 8, kThreads, 0, stream>>>(y, rows, dim, router, experts, k, chosen,
-                                                             weights);
+    route_kernel<8><<<(rows + 7) / 8, kThreads, 0, stream>>>(y, rows, dim, router, experts, k,
+                                                             chosen, weights);
   }
   return cudaGetLastError();
 }

@@ -1,9 +1,9 @@
 // Paged grouped-query attention for one token a sequence, and the rotation that feeds the cache.
 //
-// What and why. Decode reads every key and value once: 4 KiB a position and layer. So the only aim is
-// to keep the copy engine busy: each warp is on its own, with a ring of three 16 KiB pieces (keys or
-// values of a page and kv head are contiguous) and no barrier with other warps. The 8 query heads of
-// a kv head are the rows of one mma tile.
+// What and why. Decode reads every key and value once: 4 KiB a position and layer. So the only aim
+// is to keep the copy engine busy: each warp is on its own, with a ring of three 16 KiB pieces
+// (keys or values of a page and kv head are contiguous) and no barrier with other warps. The 8
+// query heads of a kv head are the rows of one mma tile.
 //
 // Exact: pages are worked on in position order, each from zero: (max, sum, output) of a page are
 // merged into the split's, splits of kSplit absolute positions are merged in order by merge_kernel.
@@ -85,11 +85,13 @@ class PieceRing {
     if (!more_) return;
     const std::uint32_t place = issued_ % kRing;
     if (lane == 0) {
-      const int page = call_.page_table[static_cast<std::size_t>(item_.sequence) * call_.table_stride +
-                                        item_.split * (kSplit / kBlock) + piece_ / 2];
-      const auto* from = static_cast<const std::byte*>(call_.pages) +
-                         ((static_cast<std::size_t>(page) * call_.kv_heads + item_.kv_head) * 2 +
-                          piece_ % 2) * kPiece;
+      const int page =
+          call_.page_table[static_cast<std::size_t>(item_.sequence) * call_.table_stride +
+                           item_.split * (kSplit / kBlock) + piece_ / 2];
+      const auto* from =
+          static_cast<const std::byte*>(call_.pages) +
+          ((static_cast<std::size_t>(page) * call_.kv_heads + item_.kv_head) * 2 + piece_ % 2) *
+              kPiece;
       const std::uint32_t barrier = barriers_ + place * 8;
       barrier_expect(barrier, kPiece);
       bulk_copy(data_ + place * kPiece, from, kPiece, barrier, evict_first_policy());
@@ -202,19 +204,20 @@ __device__ __forceinline__ void add_page(float (&score)[8][2], std::uint32_t val
 /// stay 0.
 __device__ void clear_tail(std::uint32_t values, int valid, int lane) {
   for (int c = valid * 16 + lane; c < kBlock * 16; c += 32) {
-    asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(values + c * 16), "r"(0) : "memory");
+    asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(values + c * 16), "r"(0)
+                 : "memory");
   }
   __syncwarp();
 }
 
-__device__ std::size_t partial_index(const SoftmaxDecode& call, int splits_max, int sequence, int split,
-                                     int kv_head) {
+__device__ std::size_t partial_index(const SoftmaxDecode& call, int splits_max, int sequence,
+                                     int split, int kv_head) {
   return ((static_cast<std::size_t>(sequence) * splits_max + split) * call.kv_heads + kv_head) *
          kPartialFloats;
 }
 
-__device__ void work_items(const SoftmaxDecode& call, int splits_max, ItemWalk walk, PieceRing& ring,
-                           int lane) {
+__device__ void work_items(const SoftmaxDecode& call, int splits_max, ItemWalk walk,
+                           PieceRing& ring, int lane) {
   for (int i = 0; i < kRing; ++i) ring.issue(lane);
   Item item;
   while (walk.next(item)) {
@@ -242,20 +245,23 @@ __device__ void work_items(const SoftmaxDecode& call, int splits_max, ItemWalk w
       __syncwarp();
       ring.issue(lane);
     }
-    float* to = call.partial + partial_index(call, splits_max, item.sequence, item.split, item.kv_head);
+    float* to =
+        call.partial + partial_index(call, splits_max, item.sequence, item.split, item.kv_head);
 #pragma unroll
     for (int n = 0; n < 16; ++n) {
       *reinterpret_cast<float2*>(to + lane / 4 * kHeadDim + n * 8 + lane % 4 * 2) =
           make_float2(run.out[n][0], run.out[n][1]);
     }
     if (lane % 4 == 0) {
-      *reinterpret_cast<float2*>(to + kGroup * kHeadDim + lane / 4 * 2) = make_float2(run.max, run.sum);
+      *reinterpret_cast<float2*>(to + kGroup * kHeadDim + lane / 4 * 2) =
+          make_float2(run.max, run.sum);
     }
   }
 }
 
-__global__ __launch_bounds__(32 * kWarps, 1) void decode_kernel(
-    const __grid_constant__ SoftmaxDecode call, int splits_max) {
+__global__ __launch_bounds__(32 * kWarps,
+                             1) void decode_kernel(const __grid_constant__ SoftmaxDecode call,
+                                                   int splits_max) {
   extern __shared__ std::byte dynamic[];
   __shared__ int starts[kMaxSequences + 1];
   __shared__ alignas(8) std::uint64_t barriers[kWarps * kRing];
@@ -287,8 +293,8 @@ __global__ __launch_bounds__(32 * kWarps, 1) void decode_kernel(
   work_items(call, splits_max, walk, ring, lane);
 }
 
-/// One block a (sequence, head): splits merged in position order. kMergeGroups groups of 128 threads
-/// (one a dim) fetch a batch of partials at once; the first group merges it.
+/// One block a (sequence, head): splits merged in position order. kMergeGroups groups of 128
+/// threads (one a dim) fetch a batch of partials at once; the first group merges it.
 __global__ __launch_bounds__(kMergeGroups* kHeadDim) void merge_kernel(
     const __grid_constant__ SoftmaxDecode call, int splits_max) {
   __shared__ float values[kMergeBatch][kHeadDim];
@@ -346,7 +352,8 @@ __global__ void rotary_kernel(const __nv_bfloat16* qkv, int heads, int kv_heads,
   }
   __syncthreads();
   const int page = page_table[static_cast<std::size_t>(sequence[row]) * table_stride + at / kBlock];
-  for (int n = static_cast<int>(threadIdx.x); n < all * kHeadDim; n += static_cast<int>(blockDim.x)) {
+  for (int n = static_cast<int>(threadIdx.x); n < all * kHeadDim;
+       n += static_cast<int>(blockDim.x)) {
     const int h = n / kHeadDim;
     const int d = n % kHeadDim;
     const __nv_bfloat16* x = qkv + (static_cast<std::size_t>(row) * all + h) * kHeadDim;
@@ -365,7 +372,8 @@ __global__ void rotary_kernel(const __nv_bfloat16* qkv, int heads, int kv_heads,
       const int which = h < heads + kv_heads ? 0 : 1;
       std::byte* piece =
           pages + ((static_cast<std::size_t>(page) * kv_heads + kv) * 2 + which) * kPiece;
-      *reinterpret_cast<__nv_bfloat16*>(piece + row_chunk_byte(at % kBlock, d / 8) + d % 8 * 2) = value;
+      *reinterpret_cast<__nv_bfloat16*>(piece + row_chunk_byte(at % kBlock, d / 8) + d % 8 * 2) =
+          value;
     }
   }
 }
@@ -381,7 +389,8 @@ std::size_t softmax_scratch_bytes(int count, int heads, int lengths_max) {
 
 cudaError_t softmax_decode(const SoftmaxDecode& call, cudaStream_t stream) {
   if (call.count == 0) return cudaSuccess;
-  if (call.count > kMaxSequences || call.heads != kGroup * call.kv_heads) return cudaErrorInvalidValue;
+  if (call.count > kMaxSequences || call.heads != kGroup * call.kv_heads)
+    return cudaErrorInvalidValue;
   static const cudaError_t ready = cudaFuncSetAttribute(
       decode_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (ready != cudaSuccess) return ready;
@@ -397,8 +406,8 @@ cudaError_t rotary_cache(const void* qkv, int rows, int heads, int kv_heads, int
                          cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
   rotary_kernel<<<rows, 256, 0, stream>>>(static_cast<const __nv_bfloat16*>(qkv), heads, kv_heads,
-                                          rotary_dim / 2, frequencies, sequence, position, page_table,
-                                          table_stride, static_cast<std::byte*>(pages),
+                                          rotary_dim / 2, frequencies, sequence, position,
+                                          page_table, table_stride, static_cast<std::byte*>(pages),
                                           static_cast<__nv_bfloat16*>(q_out));
   return cudaGetLastError();
 }
