@@ -101,7 +101,7 @@ def lightning_prefill_cases(lib, rows):
         run = lambda: chunk(q, k, v, g_gamma=gamma, scale=1.0, initial_state=state,
                             output_final_state=True)
         with torch.no_grad():
-            ms = peer("chunk_simple_gla", lambda: time_ms(run, 15))
+            ms = peer("chunk_simple_gla", lambda: time_graph_ms([run], 15))
         if ms:
             rows.append(("lightning prefill", shape, "fla chunk_simple_gla", ms, moved, flops))
 
