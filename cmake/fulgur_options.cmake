@@ -14,6 +14,8 @@ if(NOT CMAKE_BUILD_TYPE)
 endif()
 # Invariant checks (FULGUR_ASSERT) stay on in release, so NDEBUG only silences the libraries.
 set(CMAKE_CXX_FLAGS_RELEASE "-O2 -g1 -DNDEBUG")
+# For the sanitizers: stacks stay readable and the build takes half the time of -O2 -g.
+set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O1 -g1 -DNDEBUG")
 
 find_program(FULGUR_CCACHE ccache)
 if(FULGUR_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
