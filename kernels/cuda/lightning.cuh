@@ -91,31 +91,38 @@ __device__ __forceinline__ void decay_values(std::uint32_t (&v)[4][4], const flo
   }
 }
 
-/// Folds a full block into kCount tiles of 8 keys of the state, from tile `first` on. keys: 64
-/// swizzled rows; v: decayed values of one value tile; decay: w[64].
+/// Folds a full block into kCount (a multiple of 4) tiles of 8 keys of the state, from `first` on.
+/// keys: 64 swizzled rows; v: decayed values of one value tile; decay: w[64].
 template <int kCount>
 __device__ __forceinline__ void fold_state(float (&s)[kCount][4], const std::uint32_t (&v)[4][4],
                                            std::uint32_t keys, int first, float decay, int lane) {
   const std::uint32_t key_lane = lane_of_16_rows(keys, lane) ^ (first * 16);
-  std::uint32_t k[2][4][4];  // keys of two tiles, fetched one pair of tiles ahead
+  // Four tiles at once are four independent chains; keys are fetched one step ahead.
+  std::uint32_t k[2][2][4];
+  const auto fetch = [&](int n, int t) {
+    load_matrices_transposed(k[t % 2][0], rows_at(key_lane, t * 16, n));
+    load_matrices_transposed(k[t % 2][1], rows_at(key_lane, t * 16, n + 2));
+  };
+  fetch(0, 0);
 #pragma unroll
-  for (int t = 0; t < 4; ++t) load_matrices_transposed(k[0][t], rows_at(key_lane, t * 16, 0));
-#pragma unroll
-  for (int n = 0; n < kCount; n += 2) {
-    const int at = n / 2 % 2;
-    float sum[2][4] = {};
+  for (int n = 0; n < kCount; n += 4) {
+    float sum[4][4] = {};
 #pragma unroll
     for (int t = 0; t < 4; ++t) {
-      if (n + 2 < kCount) {
-        load_matrices_transposed(k[1 - at][t], rows_at(key_lane, t * 16, n + 2));
+      if (t + 1 < 4) {
+        fetch(n, t + 1);
+      } else if (n + 4 < kCount) {
+        fetch(n + 4, 0);
       }
-      mma(sum[0], v[t], k[at][t][0], k[at][t][1]);
-      mma(sum[1], v[t], k[at][t][2], k[at][t][3]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        mma(sum[i], v[t], k[t % 2][i / 2][i % 2 * 2], k[t % 2][i / 2][i % 2 * 2 + 1]);
+      }
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      s[n][i] = fmaf(decay, s[n][i], sum[0][i]);
-      s[n + 1][i] = fmaf(decay, s[n + 1][i], sum[1][i]);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) s[n + i][e] = fmaf(decay, s[n + i][e], sum[i][e]);
     }
   }
 }
