@@ -12,7 +12,6 @@
 // Traffic. KV once; partials 4 KiB a split and kv head, 1.6 % of it, mostly L2.
 #include <cuda_runtime.h>
 
-#include <algorithm>
 #include <cmath>
 
 #include "kernels/cuda/device.hpp"
@@ -30,8 +29,8 @@ constexpr int kRing = 3;
 constexpr int kPiece = kBlock * kHeadDim * 2;
 constexpr int kMaxSequences = 1024;
 constexpr int kSharedBytes = kWarps * kRing * kPiece + 1024;
-constexpr int kMergeGroups = 4;
-constexpr int kMergeBatch = 64;
+constexpr int kMergeThreads = 512;
+constexpr int kMergeFloats = 8192;  ///< partial values in shared memory at once
 constexpr int kPartialFloats = kGroup * (kHeadDim + 2);
 
 /// One split of one sequence and kv head.
@@ -293,35 +292,41 @@ __global__ __launch_bounds__(32 * kWarps,
   work_items(call, splits_max, walk, ring, lane);
 }
 
-/// One block a (sequence, head): splits merged in position order. kMergeGroups groups of 128
-/// threads (one a dim) fetch a batch of partials at once; the first group merges it.
-__global__ __launch_bounds__(kMergeGroups* kHeadDim) void merge_kernel(
+/// One block a (sequence, head, kDims dims): splits merged in position order. Groups of kDims
+/// threads fetch a batch of partials at once; the first group merges it. Few dims make a long
+/// sequence cost one trip to memory; many dims make fewer blocks for short ones.
+template <int kDims>
+__global__ __launch_bounds__(kMergeThreads) void merge_kernel(
     const __grid_constant__ SoftmaxDecode call, int splits_max) {
-  __shared__ float values[kMergeBatch][kHeadDim];
-  __shared__ float2 stats[kMergeBatch];
-  const int sequence = static_cast<int>(blockIdx.x) / call.heads;
-  const int head = static_cast<int>(blockIdx.x) % call.heads;
-  const int d = static_cast<int>(threadIdx.x) % kHeadDim;
-  const int group = static_cast<int>(threadIdx.x) / kHeadDim;
+  constexpr int kBatch = kMergeFloats / kDims;
+  constexpr int kParts = kHeadDim / kDims;
+  __shared__ float values[kBatch][kDims];
+  __shared__ float2 stats[kBatch];
+  const int row_of_call = static_cast<int>(blockIdx.x) / kParts;
+  const int d = static_cast<int>(threadIdx.x) % kDims;
+  const int dim = static_cast<int>(blockIdx.x) % kParts * kDims + d;
+  const int sequence = row_of_call / call.heads;
+  const int head = row_of_call % call.heads;
+  const int group = static_cast<int>(threadIdx.x) / kDims;
   const int splits = (call.lengths[sequence] + kSplit - 1) / kSplit;
   const float* part = call.partial + partial_index(call, splits_max, sequence, 0, head / kGroup);
   const std::size_t stride = static_cast<std::size_t>(call.kv_heads) * kPartialFloats;
   const int row = head % kGroup;
   float max = -INFINITY, sum = 0, out = 0;
-  for (int base = 0; base < splits; base += kMergeBatch) {
-    const int batch = min(kMergeBatch, splits - base);
+  for (int base = 0; base < splits; base += kBatch) {
+    const int batch = min(kBatch, splits - base);
     __syncthreads();
 #pragma unroll
-    for (int n = 0; n < kMergeBatch / kMergeGroups; ++n) {
-      const int s = n * kMergeGroups + group;
+    for (int n = 0; n < kBatch * kDims / kMergeThreads; ++n) {
+      const int s = n * (kMergeThreads / kDims) + group;
       if (s >= batch) break;
       const float* from = part + (base + s) * stride;
-      values[s][d] = from[row * kHeadDim + d];
+      values[s][d] = from[row * kHeadDim + dim];
       if (d == 0) stats[s] = *reinterpret_cast<const float2*>(from + kGroup * kHeadDim + row * 2);
     }
     __syncthreads();
     if (group != 0) continue;
-#pragma unroll 4
+#pragma unroll 8
     for (int s = 0; s < batch; ++s) {
       const float larger = fmaxf(max, stats[s].x);
       const float old_scale = exp2f(max - larger);
@@ -332,7 +337,7 @@ __global__ __launch_bounds__(kMergeGroups* kHeadDim) void merge_kernel(
     }
   }
   if (group == 0) {
-    static_cast<__nv_bfloat16*>(call.out)[static_cast<std::size_t>(blockIdx.x) * kHeadDim + d] =
+    static_cast<__nv_bfloat16*>(call.out)[static_cast<std::size_t>(row_of_call) * kHeadDim + dim] =
         __float2bfloat16_rn(out / sum);
   }
 }
@@ -396,7 +401,12 @@ cudaError_t softmax_decode(const SoftmaxDecode& call, cudaStream_t stream) {
   if (ready != cudaSuccess) return ready;
   const int splits_max = splits_of(call.lengths_max);
   decode_kernel<<<multiprocessors(), 32 * kWarps, kSharedBytes, stream>>>(call, splits_max);
-  merge_kernel<<<call.count * call.heads, kMergeGroups * kHeadDim, 0, stream>>>(call, splits_max);
+  const int rows = call.count * call.heads;
+  if (splits_max > 32) {
+    merge_kernel<32><<<rows*(kHeadDim / 32), kMergeThreads, 0, stream>>>(call, splits_max);
+  } else {
+    merge_kernel<kHeadDim><<<rows, kMergeThreads, 0, stream>>>(call, splits_max);
+  }
   return cudaGetLastError();
 }
 
