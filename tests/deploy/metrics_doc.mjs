@@ -18,6 +18,8 @@ const TYPES = {
 };
 const REGISTRATION =
   /\b(counter|gauge|histogram|count|show)\(\s*(?:\w*metrics_?,\s*)?"(fulgur_\w+)",\s*((?:"[^"]*"\s*)+)/g;
+// Rows of a table of names and help texts that a loop registers.
+const ROW = /\{\s*"(fulgur_\w+)",\s*((?:"[^"]*"\s*)+)/g;
 const ALIAS = /add_alias\(\s*"([^"]+)",\s*"(fulgur_\w+)"/g;
 const SECTIONS = {
   router: 'Router',
@@ -36,7 +38,13 @@ export function registered() {
       if (!/\.[ch]pp$/.test(file)) continue;
       const text = readFileSync(join(root, folder, file), 'utf8');
       const section = folder === 'services' ? file.split('/')[0] : 'service';
-      const found = [...text.matchAll(REGISTRATION)];
+      const rows = [...text.matchAll(ROW)].map(([all, name, help]) => [
+        all,
+        name.endsWith('_total') ? 'counter' : 'gauge',
+        name,
+        help,
+      ]);
+      const found = [...text.matchAll(REGISTRATION), ...rows];
       for (const [, call, name, help] of found) {
         metrics.push({
           section,
