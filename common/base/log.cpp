@@ -3,6 +3,8 @@
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include "common/base/log_redirect.hpp"
+
 namespace fulgur::log {
 namespace {
 
@@ -26,7 +28,19 @@ spdlog::level::level_enum to_spdlog(Level level) {
   return spdlog::level::info;
 }
 
+/// Where records go instead of stderr.
+struct Redirection {
+  Level least = Level::info;
+  Sink sink;
+};
+Redirection& redirection() {
+  static Redirection instance;
+  return instance;
+}
+
 }  // namespace
+
+void redirect(Level least, Sink sink) { redirection() = {least, std::move(sink)}; }
 
 void init(std::string service, Level level) {
   // The pattern carries the name, so the one logger every thread already holds is kept.
@@ -42,8 +56,15 @@ Level parse_level(std::string_view text) {
   return Level::info;
 }
 
-bool enabled(Level level) { return logger().should_log(to_spdlog(level)); }
+bool enabled(Level level) {
+  const Redirection& elsewhere = redirection();
+  return elsewhere.sink ? level >= elsewhere.least : logger().should_log(to_spdlog(level));
+}
 
-void write(Level level, std::string_view line) { logger().log(to_spdlog(level), line); }
+void write(Level level, std::string_view line) {
+  const Redirection& elsewhere = redirection();
+  if (elsewhere.sink) return elsewhere.sink(level, line);
+  logger().log(to_spdlog(level), line);
+}
 
 }  // namespace fulgur::log
