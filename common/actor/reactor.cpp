@@ -41,9 +41,9 @@ Reactor::Reactor(transport::Transport& transport, const Clock& clock)
 Reactor::~Reactor() {
   scheduler_->adopt_thread();
   scheduler_->set_wake(nullptr);
+  scheduler_->end_actors();  // before the handles go: an actor nobody can reach ends with an error
   slots_ = {};
   link_watchers_.clear();
-  scheduler_->end_actors();
   system_.reset();
 }
 

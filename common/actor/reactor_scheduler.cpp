@@ -60,10 +60,13 @@ void ReactorScheduler::stop() {
 void ReactorScheduler::end_actors() {
   clock_.cancel_all();
   run_jobs(local_.size());  // whoever was just spawned comes to life and enrolls
-  std::vector<caf::actor> alive;
-  for (auto* actor : actors_) alive.emplace_back(actor);
-  for (const auto& actor : alive) caf::anon_send_exit(actor, caf::exit_reason::kill);
-  while (run_jobs(1024) > 0) {
+  // Again for whoever is started while the others end.
+  for (int round = 0; round < 8 && !actors_.empty(); ++round) {
+    std::vector<caf::actor> alive;
+    for (auto* actor : actors_) alive.emplace_back(actor);
+    for (const auto& actor : alive) caf::anon_send_exit(actor, caf::exit_reason::kill);
+    while (run_jobs(1024) > 0) {
+    }
   }
 }
 

@@ -19,6 +19,7 @@ Supervisor::Supervisor(Self& self, const Clock* clock, SupervisorOptions options
       budget_(options_.restarts_max, options_.window) {}
 
 caf::behavior Supervisor::make_behavior() {
+  keep_ = Handle(&self_);
   self_.set_down_handler([this](const caf::down_msg& down) { on_down(down); });
   for (const auto& spec : specs_) start(spec);
   return {[](caf::unit_t) {}};
@@ -36,7 +37,9 @@ void Supervisor::on_down(const caf::down_msg& down) {
   if (found == running_.end()) return;
   const ChildSpec& spec = specs_[found->second];
   running_.erase(found);
-  const bool normal = !down.reason || down.reason == caf::exit_reason::user_shutdown;
+  // kill: the reactor goes, and everybody with it
+  const bool normal = !down.reason || down.reason == caf::exit_reason::user_shutdown ||
+                      down.reason == caf::exit_reason::kill;
   if (normal) return;
   const std::string why = self_.system().render(down.reason);
   if (!budget_.allow(clock_.now())) {

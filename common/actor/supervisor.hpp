@@ -53,6 +53,7 @@ class Supervisor {
   void on_down(const caf::down_msg& down);
 
   Self& self_;
+  Handle keep_;  ///< itself: CAF ends an actor that nobody can reach, and nobody need hold this one
   const Clock& clock_;
   SupervisorOptions options_;
   std::vector<ChildSpec> specs_;

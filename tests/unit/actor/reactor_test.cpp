@@ -194,6 +194,16 @@ TEST_F(SupervisorTest, RestartsAFailedChildAndGivesUpBeyondTheBudget) {
   EXPECT_EQ(escalated_, (std::vector<std::string>{"scribe"}));
 }
 
+TEST_F(SupervisorTest, LivesWithoutAnybodyWhoHoldsIt) {
+  supervise(1);
+  supervisor_ = nullptr;
+  reactor_.run_until_idle();
+  fail_child();
+  EXPECT_EQ(starts_, 2);
+  fail_child();
+  EXPECT_EQ(escalated_, (std::vector<std::string>{"scribe"}));
+}
+
 TEST_F(SupervisorTest, OldFailuresAreForgotten) {
   supervise(1);
   for (int i = 0; i < 5; ++i) {
