@@ -109,6 +109,11 @@ void Session::on_done(const ChoiceDone& message) {
   if (run == nullptr) return;
   const wire::Done& done = message.done;
   if (done.reason == wire::FinishReason::stop || done.reason == wire::FinishReason::length) {
+    if (done.generated_tokens > run->choice.generated()) {  // its last tokens were lost
+      run->request = 0;
+      return resubmit(*run, error(Code::data_loss, "token {} of {} is missing",
+                                  run->choice.generated(), input_.id));
+    }
     run->choice.finish(done.reason);
     return progress(*run);
   }
