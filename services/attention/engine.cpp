@@ -29,8 +29,9 @@ Engine::Engine(SchedulerOptions options, const model::ModelConfig& config,
 Outcome Engine::submit(transport::LinkId link, std::uint64_t trace, std::int64_t deadline_ns,
                        wire::Submit submit) {
   Outcome outcome;
-  ++stats_.requests_total;
   const std::uint64_t request = submit.request;
+  if (scheduler_.find(link, request) != nullptr) return outcome;  // the same message twice
+  ++stats_.requests_total;
   auto sequence = std::make_unique<Sequence>();
   sequence->id = next_id_++;
   sequence->link = link;
@@ -38,9 +39,7 @@ Outcome Engine::submit(transport::LinkId link, std::uint64_t trace, std::int64_t
   sequence->deadline_ns = deadline_ns;
   sequence->arrived = clock_.now();
   sequence->submit = std::move(submit);
-  Status admitted = scheduler_.find(link, request) != nullptr
-                        ? error(Code::invalid_argument, "request {} is running already", request)
-                        : scheduler_.submit(std::move(sequence));
+  Status admitted = scheduler_.submit(std::move(sequence));
   if (!admitted.is_ok()) {
     ++stats_.finished_total[static_cast<std::size_t>(wire::FinishReason::error)];
     outcome.done.emplace_back(link, wire::Done{request, wire::FinishReason::error, admitted.code(),

@@ -44,7 +44,7 @@ class Engine {
   Engine(SchedulerOptions options, const model::ModelConfig& config, const ModelWeights& weights,
          kernels::Backend& backend, const Clock& clock);
 
-  /// A refused submission is answered in the outcome.
+  /// A refused submission is answered in the outcome; one that is running already is not run twice.
   Outcome submit(transport::LinkId link, std::uint64_t trace, std::int64_t deadline_ns,
                  wire::Submit submit);
   Outcome cancel(transport::LinkId link, std::uint64_t request);
