@@ -90,6 +90,7 @@ void DispatchActor::publish() {
   shard_.dispatch_stats = dispatch_.stats();
   shard_.workers_seen = dispatch_.workers_seen();
   shard_.experts_reachable = dispatch_.complete();
+  shard_.dispatch_quiet = dispatch_.quiet();
 }
 
 }  // namespace fulgur::attention

@@ -494,6 +494,13 @@ void ExpertDispatch::fail(const MicroBatchPtr& batch, std::uint32_t layer, Statu
   hooks_.done(batch, layer);
 }
 
+bool ExpertDispatch::quiet() const {
+  return parts_.empty() && parked_.empty() &&
+         std::all_of(workers_.begin(), workers_.end(), [](const auto& entry) {
+           return entry.second.outstanding == 0 && entry.second.load == 0;
+         });
+}
+
 bool ExpertDispatch::complete() const {
   if (layers_ == 0) return false;
   for (std::uint32_t layer = 0; layer < layers_; ++layer) {

@@ -89,6 +89,8 @@ class ExpertDispatch {
   std::size_t outstanding() const { return parts_.size(); }
   /// What this shard has measured of every worker of the placement, by name.
   std::vector<wire::WorkerSeen> workers_seen() const;
+  /// Nothing is owed or parked, and every worker's books say so.
+  bool quiet() const;
   const DispatchStats& stats() const { return stats_; }
 
  private:

@@ -55,6 +55,7 @@ struct Shard {
   DispatchStats dispatch_stats;  ///< copied by the dispatch actor after each layer
   std::vector<wire::WorkerSeen> workers_seen;  ///< copied by the dispatch actor at each tick
   bool experts_reachable = false;
+  bool dispatch_quiet = true;    ///< nothing outstanding at the last tick
   std::uint64_t state_bytes = 0;
 
   std::vector<actor::Handle> layers;  ///< [layers]
