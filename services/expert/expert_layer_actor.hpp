@@ -20,6 +20,7 @@ struct WorkerContext {
   ExpertLayerLimits limits;
   std::uint64_t epoch = 0;  ///< last epoch prepared, for Nack
   bool draining = false;
+  std::vector<actor::Handle> layers = {};  ///< [layers]; a restarted one takes its place
 };
 
 class ExpertLayerActor {

@@ -43,14 +43,14 @@ caf::behavior ExpertNodeActor::make_behavior() {
 }
 
 void ExpertNodeActor::start_layers() {
-  layers_.resize(context_.store->layers());
+  context_.layers.resize(context_.store->layers());
   std::vector<actor::ChildSpec> children;
-  for (std::uint32_t layer = 0; layer < layers_.size(); ++layer) {
+  for (std::uint32_t layer = 0; layer < context_.layers.size(); ++layer) {
     children.push_back({fmt::format("expert-layer-{}", layer),
                         [this, layer] {
                           return actor::spawn_state<ExpertLayerActor>(self_.system(), &context_, layer);
                         },
-                        [this, layer](const actor::Handle& started) { layers_[layer] = started; }});
+                        [this, layer](const actor::Handle& started) { context_.layers[layer] = started; }});
   }
   actor::SupervisorOptions supervision;
   supervision.on_escalate = [this](const std::string& child, const std::string& why) {
@@ -62,9 +62,9 @@ void ExpertNodeActor::start_layers() {
 
 void ExpertNodeActor::on_dispatch(actor::Received<wire::Dispatch>& received) {
   const auto& dispatch = received.body;
-  const bool known = dispatch.layer < layers_.size();
+  const bool known = dispatch.layer < context_.layers.size();
   if (known && !context_.draining) {
-    actor::tell(layers_[dispatch.layer], std::move(received));
+    actor::tell(context_.layers[dispatch.layer], std::move(received));
     return;
   }
   ++load_.nacks_total;
@@ -148,9 +148,9 @@ void ExpertNodeActor::on_ack(const wire::Ack& ack) {
 void ExpertNodeActor::beat() {
   actor::tell_after(self_, actor::kHeartbeatPeriod, &self_, HeartbeatDue{});
   if (loads_missing_ > 0) return;
-  loads_missing_ = layers_.size();
+  loads_missing_ = context_.layers.size();
   fresh_tokens_.clear();
-  for (const auto& layer : layers_) {
+  for (const auto& layer : context_.layers) {
     self_.request(layer, caf::infinite, AskLoad{})
         .then([this](const LayerLoad& answer) { on_layer_load(answer); },
               // A layer actor that just failed answers nothing; its supervisor has replaced it.
@@ -208,11 +208,11 @@ void ExpertNodeActor::leave() {
   context_.draining = true;
   log::info("draining");
   // Whatever was queued before runs first: on_left is posted behind the layers' pending work.
-  auto waiting = std::make_shared<std::size_t>(layers_.size());
+  auto waiting = std::make_shared<std::size_t>(context_.layers.size());
   auto one_done = [this, waiting] {
     if (--*waiting == 0) options_.on_left();
   };
-  for (const auto& layer : layers_) {
+  for (const auto& layer : context_.layers) {
     self_.request(layer, caf::infinite, AskLoad{})
         .then([one_done](const LayerLoad&) { one_done(); },
               [one_done](const caf::error&) { one_done(); });

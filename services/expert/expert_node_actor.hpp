@@ -60,7 +60,6 @@ class ExpertNodeActor {
   ReplicaSource* loader_;  ///< null when the replicas are fixed at start
   NodeLoad& load_;
   actor::OrchestratorLink orchestrator_;
-  std::vector<actor::Handle> layers_;
   std::vector<LayerLoad> last_;         ///< [layers]
   std::size_t loads_missing_ = 0;       ///< answers to AskLoad still awaited
   std::vector<wire::ExpertTokens> fresh_tokens_;

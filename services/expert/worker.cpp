@@ -1,6 +1,44 @@
 #include "services/expert/worker.hpp"
 
+#include "common/actor/supervisor.hpp"
+
 namespace fulgur::expert {
+namespace {
+
+void adopt_node(Worker& worker, actor::Reactor& reactor, const actor::Handle& started) {
+  worker.node = started;
+  reactor.subscribe<wire::Dispatch>(started);
+  reactor.subscribe<wire::Prepare>(started);
+  reactor.subscribe<wire::Retire>(started);
+  if (!worker.loader) return;
+  reactor.subscribe<wire::Ack>(started);
+  reactor.subscribe<wire::Drain>(started);
+  reactor.subscribe_links(started);
+}
+
+/// The front alone knows what it was asked to hold and owns the link to the orchestrator: when it
+/// fails the process must end, or it would keep its links and answer nobody.
+void spawn_node(Worker& worker, actor::Reactor& reactor, const NodeOptions& node) {
+  actor::SupervisorOptions supervision;
+  supervision.restarts_max = 0;
+  supervision.on_escalate = [on_fatal = node.on_fatal](const std::string& child,
+                                                       const std::string& why) {
+    on_fatal(fmt::format("{} failed: {}", child, why));
+  };
+  actor::ChildSpec child;
+  child.name = "node";
+  child.start = [&worker, &reactor, node] {
+    return reactor.spawn<ExpertNodeActor>(&worker.context, node, worker.loader.get(), &worker.load);
+  };
+  child.on_started = [&worker, &reactor](const actor::Handle& started) {
+    adopt_node(worker, reactor, started);
+  };
+  reactor.spawn<actor::Supervisor>(&reactor.clock(), supervision,
+                                   std::vector<actor::ChildSpec>{child});
+  reactor.run_until_idle();  // the supervisor starts its child
+}
+
+}  // namespace
 
 Result<std::unique_ptr<Worker>> start_worker(actor::Reactor& reactor,
                                              std::shared_ptr<const model::Checkpoint> checkpoint,
@@ -37,17 +75,8 @@ Result<std::unique_ptr<Worker>> start_worker(actor::Reactor& reactor,
                                                      options.load_bytes_per_second,
                                                      std::move(on_loaded));
   }
-  NodeOptions node{std::move(options.orchestrator), std::move(options.registration),
-                   options.drain_timeout, std::move(options.on_left), std::move(options.on_fatal)};
-  worker->node = reactor.spawn<ExpertNodeActor>(&context, std::move(node), worker->loader.get(),
-                                                &worker->load);
-  reactor.subscribe<wire::Dispatch>(worker->node);
-  reactor.subscribe<wire::Prepare>(worker->node);
-  reactor.subscribe<wire::Retire>(worker->node);
-  if (!worker->loader) return worker;
-  reactor.subscribe<wire::Ack>(worker->node);
-  reactor.subscribe<wire::Drain>(worker->node);
-  reactor.subscribe_links(worker->node);
+  spawn_node(*worker, reactor, {options.orchestrator, options.registration, options.drain_timeout,
+                                options.on_left, options.on_fatal});
   return worker;
 }
 
