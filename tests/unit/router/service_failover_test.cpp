@@ -115,6 +115,19 @@ TEST(RouterFailover, AMissingTokenIsGeneratedAgain) {
   EXPECT_EQ(ids_of(call.events()), first(mesh.script(), 12));
 }
 
+TEST(RouterFailover, ADoneThatCountsMoreTokensIsNoEnd) {
+  FakeMesh mesh;
+  Call call(mesh, "/v1/completions", kStream);
+  const wire::Submit before = mesh.submitted("shard-0");
+  mesh.generate("shard-0", before, 0, 10);
+  mesh.shard("shard-0").send(
+      wire::Done{before.request, wire::FinishReason::length, Code::ok, "", 12});
+  const wire::Submit after = mesh.submitted("shard-0", 1);
+  EXPECT_EQ(after.tokens.size(), before.tokens.size() + 10);
+  mesh.generate("shard-0", after, 10, 2);
+  EXPECT_EQ(ids_of(call.events()), first(mesh.script(), 12));
+}
+
 TEST(RouterFailover, ABusyShardIsLeftForAnother) {
   FakeMesh mesh({}, {"shard-0", "shard-1"});
   Call call(mesh, "/v1/completions", R"({"prompt":"x","max_tokens":2})");
