@@ -83,6 +83,12 @@ struct BodyWriter {
   void operator()(const Report& body) { detail::put(to.initReport(), body); }
   void operator()(const Drain& body) { detail::put(to.initDrain(), body); }
   void operator()(const Hello& body) { detail::put(to.initHello(), body); }
+  void operator()(const SnapshotOffer& body) { detail::put(to.initSnapshotOffer(), body); }
+  void operator()(const SnapshotChunk& body) {
+    detail::put(to.initSnapshotChunk(), body, context);
+  }
+  void operator()(const SnapshotReply& body) { detail::put(to.initSnapshotReply(), body); }
+  void operator()(const SnapshotDrop& body) { detail::put(to.initSnapshotDrop(), body); }
 };
 
 template <class T, class Reader>
@@ -111,6 +117,11 @@ Status read_body(schema::Envelope::Body::Reader from, const Frames& frames, Body
     case Which::REPORT: return get_as<Report>(from.getReport(), to);
     case Which::DRAIN: return get_as<Drain>(from.getDrain(), to);
     case Which::HELLO: return get_as<Hello>(from.getHello(), to);
+    case Which::SNAPSHOT_OFFER: return get_as<SnapshotOffer>(from.getSnapshotOffer(), to);
+    case Which::SNAPSHOT_CHUNK:
+      return detail::get(from.getSnapshotChunk(), frames, to.emplace<SnapshotChunk>());
+    case Which::SNAPSHOT_REPLY: return get_as<SnapshotReply>(from.getSnapshotReply(), to);
+    case Which::SNAPSHOT_DROP: return get_as<SnapshotDrop>(from.getSnapshotDrop(), to);
   }
   return error(Code::data_loss, "unknown message body {}", static_cast<unsigned>(from.which()));
 }

@@ -21,6 +21,10 @@ Result<Message> decode(Frames frames);
 /// its sizes agree; invalid_argument names the field. decode() applies it to everything it returns.
 Status validate(const Message& message);
 
+/// Tells a damaged block from a whole one (SnapshotChunk::checksum). Against accidents, not against
+/// an adversary. Defined on little-endian machines only.
+std::uint64_t checksum(std::span<const std::byte> bytes);
+
 /// Lower-case name of the body's alternative, e.g. "dispatch".
 std::string_view body_name(const Body& body);
 

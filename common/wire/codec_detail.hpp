@@ -85,6 +85,10 @@ void put(schema::Switched::Builder to, const Switched& from);
 void put(schema::Report::Builder to, const Report& from);
 void put(schema::Drain::Builder to, const Drain& from);
 void put(schema::Hello::Builder to, const Hello& from);
+void put(schema::SnapshotOffer::Builder to, const SnapshotOffer& from);
+void put(schema::SnapshotChunk::Builder to, const SnapshotChunk& from, EncodeContext& context);
+void put(schema::SnapshotReply::Builder to, const SnapshotReply& from);
+void put(schema::SnapshotDrop::Builder to, const SnapshotDrop& from);
 
 Status get(schema::Dispatch::Reader from, const Frames& frames, Dispatch& to);
 Status get(schema::Combine::Reader from, const Frames& frames, Combine& to);
@@ -104,6 +108,10 @@ Status get(schema::Switched::Reader from, Switched& to);
 Status get(schema::Report::Reader from, Report& to);
 Status get(schema::Drain::Reader from, Drain& to);
 Status get(schema::Hello::Reader from, Hello& to);
+Status get(schema::SnapshotOffer::Reader from, SnapshotOffer& to);
+Status get(schema::SnapshotChunk::Reader from, const Frames& frames, SnapshotChunk& to);
+Status get(schema::SnapshotReply::Reader from, SnapshotReply& to);
+Status get(schema::SnapshotDrop::Reader from, SnapshotDrop& to);
 
 /// 64-bit words the header of the message takes, roughly; a good guess avoids a second segment.
 std::size_t header_words(const Message& message);

@@ -80,6 +80,7 @@ void put(schema::Submit::Builder to, const Submit& from) {
   to.setLogprobs(from.logprobs);
   to.setPromptLogprobs(from.prompt_logprobs);
   put(to.initSampling(), from.sampling);
+  to.setSnapshot(from.snapshot);
 }
 
 Status get(schema::Submit::Reader from, Submit& to) {
@@ -93,6 +94,7 @@ Status get(schema::Submit::Reader from, Submit& to) {
   to.top_logprobs = from.getTopLogprobs();
   to.logprobs = from.getLogprobs();
   to.prompt_logprobs = from.getPromptLogprobs();
+  to.snapshot = from.getSnapshot();
   return get(from.getSampling(), to.sampling);
 }
 
@@ -113,6 +115,9 @@ void put(schema::Done::Builder to, const Done& from) {
   to.setCode(static_cast<std::uint8_t>(from.code));
   to.setMessage(text(from.message));
   to.setGeneratedTokens(from.generated_tokens);
+  to.setDraining(from.draining);
+  if (!from.moved_to.empty()) to.setMovedTo(text(from.moved_to));
+  to.setSnapshot(from.snapshot);
 }
 
 Status get(schema::Done::Reader from, Done& to) {
@@ -120,6 +125,10 @@ Status get(schema::Done::Reader from, Done& to) {
   to.reason = read_enum<FinishReason>(from.getReason());
   to.code = static_cast<Code>(from.getCode());
   to.generated_tokens = from.getGeneratedTokens();
+  to.draining = from.getDraining();
+  to.snapshot = from.getSnapshot();
+  FULGUR_RETURN_IF_ERROR(
+      read_text(from.getMovedTo(), kMaxNameBytes, "done.moved_to", to.moved_to));
   return read_text(from.getMessage(), kMaxTextBytes, "done.message", to.message);
 }
 

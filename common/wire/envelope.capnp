@@ -33,5 +33,9 @@ struct Envelope {
     report @19 :C.Report;
     drain @20 :C.Drain;
     hello @21 :C.Hello;
+    snapshotOffer @22 :G.SnapshotOffer;
+    snapshotChunk @23 :G.SnapshotChunk;
+    snapshotReply @24 :G.SnapshotReply;
+    snapshotDrop @25 :G.SnapshotDrop;
   }
 }

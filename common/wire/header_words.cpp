@@ -18,7 +18,11 @@ std::size_t extra(const Tokens& body) {
   for (const TokenEvent& event : body.events) words += 5 + event.top.size();
   return words;
 }
-std::size_t extra(const Done& body) { return words_of(body.message.size()); }
+std::size_t extra(const Done& body) {
+  return 4 + words_of(body.message.size()) + words_of(body.moved_to.size());
+}
+std::size_t extra(const SnapshotOffer& body) { return 24 + body.layer_bytes.size(); }
+std::size_t extra(const SnapshotReply& body) { return 8 + words_of(body.message.size()); }
 std::size_t extra(const Ack& body) { return words_of(body.message.size()); }
 std::size_t extra(const Heartbeat& body) { return 16 + body.expert_tokens.size() * 2; }
 std::size_t extra(const Register& body) { return 32 + body.held.size(); }

@@ -28,6 +28,9 @@ inline constexpr std::size_t kMaxLogitBias = 1024;
 inline constexpr std::size_t kMaxTopLogprobs = 20;
 inline constexpr std::size_t kMaxTokenEvents = 65'536; ///< of one Tokens message
 
+inline constexpr std::size_t kMaxSnapshotChunk = 4U << 20;    ///< bytes of one SnapshotChunk
+inline constexpr std::uint64_t kMaxSnapshotBytes = 1ULL << 40;  ///< of one layer; and of a snapshot
+
 inline constexpr std::size_t kMaxServices = 4096;      ///< workers, shards of one placement
 
 /// Words of a replica bitmap [layers, experts].

@@ -120,6 +120,9 @@ struct Submit {
   bool logprobs = false;
   bool prompt_logprobs = false;
   SamplingParams sampling;
+  /// Of Done::snapshot when the sequence was moved here; its state is restored if it is still there
+  /// and fits, else computed again. 0: none.
+  std::uint64_t snapshot = 0;
   friend bool operator==(const Submit&, const Submit&) = default;
 };
 
@@ -149,13 +152,17 @@ struct Tokens {
 
 enum class FinishReason : std::uint8_t { stop = 0, length = 1, cancelled = 2, error = 3 };
 
-/// Shard -> router: the request ended. Sent exactly once, after its last token.
+/// Shard -> router: the request ended. Sent exactly once, after its last token. An error of code
+/// unavailable means that the sequence is to be submitted again, with the tokens it has by then.
 struct Done {
   std::uint64_t request = 0;
   FinishReason reason = FinishReason::stop;
   Code code = Code::ok;  ///< why, for FinishReason::error
   std::string message;
   std::uint32_t generated_tokens = 0;
+  bool draining = false;       ///< the shard leaves: it takes no sequence until it has restarted
+  std::string moved_to;        ///< shard that holds the sequence's state; empty: none
+  std::uint64_t snapshot = 0;  ///< that state's id there, for Submit::snapshot
   friend bool operator==(const Done&, const Done&) = default;
 };
 
@@ -164,6 +171,63 @@ struct Done {
 struct Cancel {
   std::uint64_t request = 0;
   friend bool operator==(const Cancel&, const Cancel&) = default;
+};
+
+// ---------------------------------------------------------------- snapshots
+
+/// What a sequence's state is the state of (invariant I4). All of it must agree, or the state is of
+/// no use: a miss, never a wrong answer.
+struct SnapshotIdentity {
+  std::uint64_t model_fingerprint = 0;
+  std::uint64_t weight_version = 0;
+  std::string numerics;           ///< as in Register
+  std::uint64_t layout = 0;       ///< which layers, and the form and size of each one's state
+  std::uint64_t prefix_hash = 0;  ///< of the tokens the state has seen
+  std::uint64_t length = 0;       ///< how many those are
+  friend bool operator==(const SnapshotIdentity&, const SnapshotIdentity&) = default;
+};
+
+/// Shard -> shard: the state of a sequence could move to you. Answered by SnapshotReply.
+struct SnapshotOffer {
+  std::uint64_t transfer = 0;  ///< unique in the sending shard's life
+  SnapshotIdentity identity;
+  std::vector<std::uint64_t> layer_bytes;  ///< [layers]
+  friend bool operator==(const SnapshotOffer&, const SnapshotOffer&) = default;
+};
+
+/// Shard -> shard: the next bytes of an accepted snapshot. Section 0 is its tokens as little-endian
+/// uint32, section 1 + i is layer i; sections in order, each from its beginning to its end.
+struct SnapshotChunk {
+  std::uint64_t transfer = 0;
+  std::uint32_t section = 0;
+  std::uint64_t offset = 0;    ///< in the section
+  std::uint64_t checksum = 0;  ///< checksum(bytes)
+  Frame bytes;
+  friend bool operator==(const SnapshotChunk&, const SnapshotChunk&) = default;
+};
+
+enum class SnapshotState : std::uint8_t {
+  accepted = 0,  ///< send on: `credit` bytes may be on their way unacknowledged
+  received = 1,  ///< `received` bytes have arrived in all
+  parked = 2,    ///< all there and consistent, kept as `snapshot`
+  refused = 3,   ///< or given up: `code` and `message` say why
+};
+
+struct SnapshotReply {
+  std::uint64_t transfer = 0;
+  SnapshotState state = SnapshotState::accepted;
+  Code code = Code::ok;
+  std::string message;
+  std::uint64_t received = 0;
+  std::uint64_t credit = 0;
+  std::uint64_t snapshot = 0;
+  friend bool operator==(const SnapshotReply&, const SnapshotReply&) = default;
+};
+
+/// Shard -> shard: forget this transfer, parked or not: its sequence has ended.
+struct SnapshotDrop {
+  std::uint64_t transfer = 0;
+  friend bool operator==(const SnapshotDrop&, const SnapshotDrop&) = default;
 };
 
 // ---------------------------------------------------------------- control
@@ -367,7 +431,8 @@ struct Hello {
 
 using Body =
     std::variant<Dispatch, Combine, Nack, Submit, Tokens, Done, Cancel, Register, Ack, Heartbeat,
-                 Placement, Prepare, Prepared, Retire, Switched, Report, Drain, Hello>;
+                 Placement, Prepare, Prepared, Retire, Switched, Report, Drain, Hello, SnapshotOffer,
+                 SnapshotChunk, SnapshotReply, SnapshotDrop>;
 
 /// A message with what every message carries.
 struct Message {

@@ -136,6 +136,7 @@ Status check(const Tokens& body) {
 Status check(const Done& body) {
   FULGUR_RETURN_IF_ERROR(known(body.reason, FinishReason::error, "done.reason"));
   FULGUR_RETURN_IF_ERROR(known(body.code, Code::internal, "done.code"));
+  FULGUR_RETURN_IF_ERROR(name(body.moved_to, "done.moved_to"));
   return at_most(body.message.size(), kMaxTextBytes, "done.message");
 }
 
@@ -229,6 +230,34 @@ Status check(const Hello& body) {
   return name(body.shm_offer, "hello.shm_offer");
 }
 
+Status check(const SnapshotOffer& body) {
+  FULGUR_RETURN_IF_ERROR(name(body.identity.numerics, "snapshot.identity.numerics"));
+  FULGUR_RETURN_IF_ERROR(between(body.identity.length, std::uint64_t{1},
+                                 std::uint64_t{kMaxTokens}, "snapshot.identity.length"));
+  FULGUR_RETURN_IF_ERROR(between(body.layer_bytes.size(), std::size_t{1}, std::size_t{kMaxLayers},
+                                 "snapshot.layer_bytes"));
+  std::uint64_t total = 0;
+  for (const std::uint64_t bytes : body.layer_bytes) {
+    FULGUR_RETURN_IF_ERROR(at_most(bytes, kMaxSnapshotBytes, "snapshot.layer_bytes"));
+    total += bytes;
+  }
+  return at_most(total, kMaxSnapshotBytes, "snapshot.layer_bytes");
+}
+
+Status check(const SnapshotChunk& body) {
+  FULGUR_RETURN_IF_ERROR(at_most(body.section, kMaxLayers, "snapshot_chunk.section"));
+  FULGUR_RETURN_IF_ERROR(at_most(body.offset, kMaxSnapshotBytes, "snapshot_chunk.offset"));
+  return between(body.bytes.size, std::size_t{1}, kMaxSnapshotChunk, "snapshot_chunk.bytes");
+}
+
+Status check(const SnapshotReply& body) {
+  FULGUR_RETURN_IF_ERROR(known(body.state, SnapshotState::refused, "snapshot_reply.state"));
+  FULGUR_RETURN_IF_ERROR(known(body.code, Code::internal, "snapshot_reply.code"));
+  return at_most(body.message.size(), kMaxTextBytes, "snapshot_reply.message");
+}
+
+Status check(const SnapshotDrop&) { return Status::ok(); }
+
 }  // namespace
 
 Status validate(const Message& message) {
@@ -240,7 +269,8 @@ std::string_view body_name(const Body& body) {
   static constexpr std::array<std::string_view, std::variant_size_v<Body>> kNames = {
       "dispatch", "combine",  "nack",     "submit",    "tokens",    "done",
       "cancel",   "register", "ack",      "heartbeat", "placement", "prepare",
-      "prepared", "retire",   "switched", "report",    "drain",     "hello"};
+      "prepared", "retire",   "switched", "report",    "drain",     "hello",
+      "snapshot_offer", "snapshot_chunk", "snapshot_reply", "snapshot_drop"};
   return kNames[body.index()];
 }
 

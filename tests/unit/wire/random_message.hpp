@@ -104,6 +104,7 @@ class RandomMessage {
     m.prompt_logprobs = coin();
     m.sampling = {2 * real(),    real(), u32(),       real(), real() - 0.5F,
                   real() - 0.5F, real(), rng_.next(), {}};
+    m.snapshot = rng_.next();
     m.sampling.logit_bias = list<std::pair<std::uint32_t, float>>(10, [&] {
       return std::pair{u32(), real()};
     });
@@ -116,7 +117,8 @@ class RandomMessage {
     });
   }
   void fill(Done& m) {
-    m = {rng_.next(), pick(FinishReason::error), pick(Code::internal), text(100), u32()};
+    m = {rng_.next(), pick(FinishReason::error), pick(Code::internal), text(100), u32(),
+         coin(),      text(20),                  rng_.next()};
   }
   void fill(Cancel& m) { m.request = rng_.next(); }
   void fill(Register& m) {
@@ -183,6 +185,20 @@ class RandomMessage {
   void fill(Hello& m) {
     m = {pick(ServiceKind::tool), text(20), rng_.next(), text(60), text(40), coin()};
   }
+  void fill(SnapshotOffer& m) {
+    m.transfer = rng_.next();
+    m.identity = {rng_.next(), rng_.next(), text(16), rng_.next(), rng_.next(), 1 + below(100000)};
+    m.layer_bytes = list<std::uint64_t>(80, [&] { return std::uint64_t{u32()}; });
+    m.layer_bytes.push_back(u32());
+  }
+  void fill(SnapshotChunk& m) {
+    m = {rng_.next(), below(kMaxLayers + 1), u32(), rng_.next(), random_block(rng_, 1 + below(300))};
+  }
+  void fill(SnapshotReply& m) {
+    m = {rng_.next(), pick(SnapshotState::refused), pick(Code::internal), text(100),
+         rng_.next(), rng_.next(),                  rng_.next()};
+  }
+  void fill(SnapshotDrop& m) { m.transfer = rng_.next(); }
 
   Rng rng_;
 };
