@@ -4,6 +4,7 @@
 
 #include "common/base/log.hpp"
 #include "common/wire/codec.hpp"
+#include "services/attention/messages.hpp"
 
 namespace fulgur::mesh {
 namespace {
@@ -143,6 +144,8 @@ Status LocalMesh::start_node(Node& node, const std::string& endpoint) {
   options.expert_carrier = transport::Carrier::inproc;
   options.scheduler = options_.scheduler;
   options.dispatch = options_.dispatch;
+  options.parked = options_.parked;
+  options.evacuation = options_.evacuation;
   options.on_left = [] {};
   options.on_fatal = [](const std::string& why) { throw AssertionError(why); };
   FULGUR_ASSIGN_OR_RETURN(node.shard, attention::start_shard(*node.reactor, *checkpoint_, *backend_,
@@ -177,6 +180,12 @@ Status LocalMesh::start_worker(std::uint32_t worker) {
 }
 
 void LocalMesh::kill_worker(std::uint32_t worker) { workers_.at(worker).reset(); }
+
+void LocalMesh::drain_shard(std::uint32_t shard) {
+  actor::tell(nodes_.at(shard)->shard->engine_actor, attention::Leave{});
+}
+
+void LocalMesh::kill_shard(std::uint32_t shard) { nodes_.at(shard).reset(); }
 
 void LocalMesh::set_placement(
     std::function<bool(std::uint32_t, std::uint32_t, std::uint32_t)> holds) {
@@ -216,11 +225,16 @@ wire::Placement LocalMesh::placement(std::uint64_t epoch) const {
     }
     placement.workers.push_back(std::move(entry));
   }
+  for (std::uint32_t index = 0; options_.workers != 0 && index < nodes_.size(); ++index) {
+    if (nodes_[index] == nullptr) continue;
+    placement.shards.push_back({nodes_[index]->name, 1, shard_endpoint(index), true});
+  }
   return placement;
 }
 
 void LocalMesh::publish_placement(std::uint64_t epoch) {
   for (std::uint32_t index = 0; index < options_.shards; ++index) {
+    if (nodes_[index] == nullptr) continue;
     actor::tell(nodes_[index]->shard->engine_actor,
                 actor::Received<wire::Placement>{0, "orchestrator", 0, 0, placement(epoch)});
   }
@@ -255,7 +269,9 @@ void LocalMesh::cancel(std::uint64_t request) {
 
 bool LocalMesh::step() {
   bool busy = false;
-  for (auto& node : nodes_) busy |= node->reactor->run_once();
+  for (auto& node : nodes_) {
+    if (node) busy |= node->reactor->run_once();
+  }
   for (auto& node : workers_) {
     if (node) busy |= node->reactor->run_once();
   }

@@ -37,6 +37,8 @@ struct LocalMeshOptions {
   Dtype activations = Dtype::bf16;
   attention::SchedulerOptions scheduler;
   attention::DispatchOptions dispatch;
+  attention::ParkedLimits parked;
+  attention::EvacuationOptions evacuation;
 };
 
 class LocalMesh {
@@ -64,6 +66,11 @@ class LocalMesh {
   void kill_worker(std::uint32_t worker);
   /// A worker process starts under the same name, holding what it held.
   Status start_worker(std::uint32_t worker);
+  /// The shard gives its sequences to the others, as on SIGTERM. It goes on being stepped.
+  void drain_shard(std::uint32_t shard);
+  /// The shard's process dies. Requests that ran on it stay unfinished: a router would submit them
+  /// again.
+  void kill_shard(std::uint32_t shard);
   /// Sends shards a new placement, as the orchestrator would.
   void publish_placement(std::uint64_t epoch);
   /// Which workers hold an expert, by default striped with `replicas` copies.

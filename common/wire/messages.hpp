@@ -161,7 +161,7 @@ struct Done {
   std::string message;
   std::uint32_t generated_tokens = 0;
   bool draining = false;       ///< the shard leaves: it takes no sequence until it has restarted
-  std::string moved_to;        ///< shard that holds the sequence's state; empty: none
+  std::string moved_to = {};   ///< shard that holds the sequence's state; empty: none
   std::uint64_t snapshot = 0;  ///< that state's id there, for Submit::snapshot
   friend bool operator==(const Done&, const Done&) = default;
 };

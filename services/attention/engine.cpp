@@ -12,13 +12,14 @@ constexpr std::size_t kLogitsChunk = 64;
 
 }  // namespace
 
-Engine::Engine(SchedulerOptions options, const model::ModelConfig& config,
+Engine::Engine(SchedulerOptions options, ParkedLimits parked, const model::ModelConfig& config,
                const ModelWeights& weights, kernels::Backend& backend, const Clock& clock)
     : config_(config),
       weights_(weights),
       backend_(backend),
       clock_(clock),
-      scheduler_(options) {
+      scheduler_(options),
+      parked_(parked, StateShape::of(config, backend), options.identity, clock) {
   for (std::uint32_t lane = options.lanes; lane-- > 0;) {
     auto batch = std::make_shared<MicroBatch>();
     batch->lane = lane;
@@ -39,11 +40,18 @@ Outcome Engine::submit(transport::LinkId link, std::uint64_t trace, std::int64_t
   sequence->deadline_ns = deadline_ns;
   sequence->arrived = clock_.now();
   sequence->submit = std::move(submit);
+  if (sequence->submit.snapshot != 0) {
+    sequence->snapshot = parked_.take(sequence->submit.snapshot, sequence->submit.tokens);
+  }
   Status admitted = scheduler_.submit(std::move(sequence));
   if (!admitted.is_ok()) {
     ++stats_.finished_total[static_cast<std::size_t>(wire::FinishReason::error)];
-    outcome.done.emplace_back(link, wire::Done{request, wire::FinishReason::error, admitted.code(),
-                                               admitted.message(), 0});
+    wire::Done done;
+    done.request = request;
+    done.reason = wire::FinishReason::error;
+    done.code = admitted.code();
+    done.message = admitted.message();
+    outcome.done.emplace_back(link, std::move(done));
     return outcome;
   }
   // A re-submission that already has all its tokens (the shard died after the last one).
@@ -71,8 +79,20 @@ void Engine::cancel_all(transport::LinkId link) {
   }
 }
 
+void Engine::hand_over(SequenceId id, const std::string& moved_to, std::uint64_t snapshot,
+                       Outcome& outcome) {
+  const Status why(Code::unavailable, moved_to.empty() ? "this shard is draining"
+                                                       : "the sequence has moved to " + moved_to);
+  end(id, wire::FinishReason::error, why, outcome);
+  wire::Done& done = outcome.done.back().second;
+  done.draining = true;
+  done.moved_to = moved_to;
+  done.snapshot = snapshot;
+}
+
 Outcome Engine::expire() {
   Outcome outcome;
+  parked_.expire();
   for (const SequenceId id : scheduler_.expired(clock_.wall_now())) {
     end(id, wire::FinishReason::error, error(Code::deadline_exceeded, "the deadline passed"), outcome);
   }
@@ -229,8 +249,13 @@ bool Engine::finished(const Sequence& sequence, wire::FinishReason& reason) cons
 void Engine::end(SequenceId id, wire::FinishReason reason, Status why, Outcome& outcome) {
   const SequencePtr sequence = scheduler_.remove(id);
   ++stats_.finished_total[static_cast<std::size_t>(reason)];
-  outcome.done.emplace_back(sequence->link, wire::Done{sequence->submit.request, reason, why.code(),
-                                                       why.message(), sequence->generated()});
+  wire::Done done;
+  done.request = sequence->submit.request;
+  done.reason = reason;
+  done.code = why.code();
+  done.message = why.message();
+  done.generated_tokens = sequence->generated();
+  outcome.done.emplace_back(sequence->link, std::move(done));
 }
 
 }  // namespace fulgur::attention

@@ -16,6 +16,7 @@
 #include "common/wire/messages.hpp"
 #include "kernels/include/fulgur/kernels/backend.hpp"
 #include "services/attention/model_weights.hpp"
+#include "services/attention/parked_snapshots.hpp"
 #include "services/attention/scheduler.hpp"
 
 namespace fulgur::attention {
@@ -41,8 +42,8 @@ struct EngineStats {
 class Engine {
  public:
   /// References outlive the engine.
-  Engine(SchedulerOptions options, const model::ModelConfig& config, const ModelWeights& weights,
-         kernels::Backend& backend, const Clock& clock);
+  Engine(SchedulerOptions options, ParkedLimits parked, const model::ModelConfig& config,
+         const ModelWeights& weights, kernels::Backend& backend, const Clock& clock);
 
   /// A refused submission is answered in the outcome; one that is running already is not run twice.
   Outcome submit(transport::LinkId link, std::uint64_t trace, std::int64_t deadline_ns,
@@ -50,8 +51,12 @@ class Engine {
   Outcome cancel(transport::LinkId link, std::uint64_t request);
   /// The router is gone: nobody waits for its requests.
   void cancel_all(transport::LinkId link);
-  /// Ends requests whose deadline passed.
+  /// Ends requests whose deadline passed; forgets parked states nobody asked for.
   Outcome expire();
+  /// Ends a request that is to go on elsewhere: at `moved_to`, which holds its state as `snapshot`,
+  /// or, when that is empty, anywhere.
+  void hand_over(SequenceId id, const std::string& moved_to, std::uint64_t snapshot,
+                 Outcome& outcome);
 
   /// The next micro-batch to send through the layers, its hidden state embedded; null when no lane
   /// is free or nothing is to be done.
@@ -61,6 +66,10 @@ class Engine {
 
   bool idle() const { return scheduler_.empty(); }
   const Scheduler& scheduler() const { return scheduler_; }
+  Scheduler& scheduler() { return scheduler_; }
+  /// States that other shards have handed to this one.
+  ParkedSnapshots& parked() { return parked_; }
+  const ParkedSnapshots& parked() const { return parked_; }
   const EngineStats& stats() const { return stats_; }
 
  private:
@@ -77,6 +86,7 @@ class Engine {
   kernels::Backend& backend_;
   const Clock& clock_;
   Scheduler scheduler_;
+  ParkedSnapshots parked_;
   std::vector<MicroBatchPtr> free_lanes_;
   SequenceId next_id_ = 1;
   EngineStats stats_;

@@ -1,5 +1,7 @@
 #include "services/attention/engine_actor.hpp"
 
+#include <utility>
+
 #include "common/base/log.hpp"
 #include "common/wire/codec.hpp"
 
@@ -7,6 +9,7 @@ namespace fulgur::attention {
 namespace {
 
 constexpr Nanoseconds kTickPeriod = 50 * kMillisecond;
+constexpr Nanoseconds kLastWords = 2 * kSecond;  // beyond the grace, for what is still in flight
 
 }  // namespace
 
@@ -17,6 +20,7 @@ EngineActor::EngineActor(actor::Self& self, Shard* shard)
       orchestrator_(*shard->transport, shard->options.registration.name, [this] {
         wire::Register registration = shard_.options.registration;
         registration.epoch = epoch_;
+        registration.draining = evacuation_.has_value();
         return registration;
       }) {}
 
@@ -29,25 +33,45 @@ caf::behavior EngineActor::make_behavior() {
       [this](actor::Received<wire::Submit>& received) { on_submit(received); },
       [this](const actor::Received<wire::Cancel>& received) {
         publish(engine_.cancel(received.link, received.body.request));
+        evacuate();
       },
       [this](const BatchDone& message) { on_batch_done(message.batch); },
       [this](const actor::Received<wire::Placement>& received) { on_placement(received.body); },
       [this](const actor::Received<wire::Ack>& received) { on_ack(received.body); },
-      [this](const actor::Received<wire::Drain>&) { leave(); },
-      [this](const actor::LinkUp& up) { orchestrator_.on_up(up); },
+      [this](const actor::Received<wire::Drain>& received) {
+        if (orchestrator_.accept_generation(received.body.orchestrator_generation)) leave();
+      },
+      [this](const actor::Received<wire::SnapshotOffer>& received) { on_offer(received); },
+      [this](const actor::Received<wire::SnapshotChunk>& received) { on_chunk(received); },
+      [this](const actor::Received<wire::SnapshotReply>& received) {
+        if (evacuation_) evacuation_->on_reply(received.link, received.body);
+        evacuate();
+      },
+      [this](const actor::Received<wire::SnapshotDrop>& received) {
+        engine_.parked().on_drop(received.link, received.body);
+      },
+      [this](const actor::LinkUp& up) { on_link_up(up); },
       [this](const actor::LinkDown& down) { on_link_down(down); },
       [this](const Say& message) { orchestrator_.say(message.body); },
       [this](Pump) { pump(); },
       [this](Tick) { tick(); },
-      [this](Leave) { leave(); },
+      [this](Leave) {
+        // Routers learn it from the next placement; nothing here waits for that.
+        orchestrator_.say(wire::Drain{shard_.options.registration.name, 0});
+        leave();
+      },
   };
 }
 
 void EngineActor::on_submit(actor::Received<wire::Submit>& received) {
-  if (draining_) {
-    send(received.link, wire::Done{received.body.request, wire::FinishReason::error,
-                                   Code::unavailable, "this shard is draining", 0});
-    return;
+  if (evacuation_) {
+    wire::Done done;
+    done.request = received.body.request;
+    done.reason = wire::FinishReason::error;
+    done.code = Code::unavailable;
+    done.message = "this shard is draining";
+    done.draining = true;
+    return send(received.link, std::move(done));
   }
   publish(engine_.submit(received.link, received.trace, received.deadline_ns,
                          std::move(received.body)));
@@ -59,6 +83,7 @@ void EngineActor::on_batch_done(const MicroBatchPtr& batch) {
   Outcome outcome = engine_.complete(batch);
   shard_.busy.head += shard_.clock->now() - started;
   publish(std::move(outcome));
+  evacuate();
   schedule_pump();
 }
 
@@ -72,8 +97,11 @@ void EngineActor::schedule_pump() {
 void EngineActor::pump() {
   pump_queued_ = false;
   while (MicroBatchPtr batch = engine_.next()) actor::tell(shard_.layers.front(), Forward{batch});
-  if (draining_ && engine_.idle()) {
-    draining_ = false;
+  if (!evacuation_) return;
+  const bool overdue = shard_.clock->now() >= leave_by_;
+  if ((engine_.idle() || overdue) && !std::exchange(left_, true)) {
+    log::info("drained moved={} handed_back={}", evacuation_->stats().moved_total,
+              evacuation_->stats().handed_total);
     shard_.options.on_left();
   }
 }
@@ -90,7 +118,7 @@ void EngineActor::send(transport::LinkId link, wire::Body body) {
   const Status sent = shard_.transport->send(link, wire::encode(message));
   if (sent.is_ok() || sent.code() == Code::unavailable) return;
   // A router that does not read its tokens would make this queue grow: it has lost its requests.
-  log::warn("router does not keep up, its link is closed why=\"{}\"", sent.message());
+  log::warn("a peer does not keep up, its link is closed why=\"{}\"", sent.message());
   engine_.cancel_all(link);
   shard_.transport->close(link);  // it submits again, here or elsewhere
 }
@@ -105,17 +133,53 @@ void EngineActor::on_placement(const wire::Placement& placement) {
     return;
   }
   epoch_ = placement.epoch;
+  shards_ = placement.shards;
+  if (evacuation_) {
+    evacuation_->set_targets(other_shards());
+    evacuate();
+  }
   actor::tell(shard_.dispatch, AdoptPlacement{placement});
 }
 
 void EngineActor::on_link_down(const actor::LinkDown& down) {
   orchestrator_.on_down(down);
   engine_.cancel_all(down.link);
+  peers_.erase(down.link);
+  engine_.parked().on_link_down(down.link);
+  if (evacuation_) evacuation_->on_link_down(down.link);
+  evacuate();
+}
+
+void EngineActor::on_link_up(const actor::LinkUp& up) {
+  orchestrator_.on_up(up);
+  if (up.peer.kind == wire::ServiceKind::attention) peers_.insert(up.link);
+  if (evacuation_) evacuation_->on_link_up(up.link);
+  evacuate();
+}
+
+void EngineActor::on_offer(const actor::Received<wire::SnapshotOffer>& received) {
+  if (!peers_.contains(received.link)) return engine_.parked().count_stranger();
+  if (evacuation_) {
+    wire::SnapshotReply reply;
+    reply.transfer = received.body.transfer;
+    reply.state = wire::SnapshotState::refused;
+    reply.code = Code::unavailable;
+    reply.message = "this shard is draining";
+    return send(received.link, std::move(reply));
+  }
+  send(received.link, engine_.parked().on_offer(received.link, received.body));
+}
+
+void EngineActor::on_chunk(const actor::Received<wire::SnapshotChunk>& received) {
+  auto reply = engine_.parked().on_chunk(received.link, received.body);
+  if (reply) send(received.link, std::move(*reply));
 }
 
 void EngineActor::on_ack(const wire::Ack& ack) {
   if (!orchestrator_.accept_generation(ack.orchestrator_generation)) return;
-  if (ack.code != Code::ok) {
+  if (ack.code != Code::ok && evacuation_) {
+    log::warn("leaving although the orchestrator is against it why=\"{}\"", ack.message);
+  } else if (ack.code != Code::ok) {
     shard_.options.on_fatal("the orchestrator refused this shard: " + ack.message);
   }
 }
@@ -123,6 +187,7 @@ void EngineActor::on_ack(const wire::Ack& ack) {
 void EngineActor::tick() {
   actor::tell_after(self_, kTickPeriod, &self_, Tick{});
   publish(engine_.expire());
+  evacuate();
   schedule_pump();
   const Nanoseconds now = shard_.clock->now();
   if (now < next_beat_) return;
@@ -138,10 +203,50 @@ void EngineActor::tick() {
 }
 
 void EngineActor::leave() {
-  if (draining_) return;
-  log::info("draining running={} waiting={}", engine_.scheduler().running(),
-            engine_.scheduler().waiting());
-  draining_ = true;
+  if (evacuation_) return;
+  const auto others = other_shards();
+  log::info("draining running={} waiting={} shards_to_move_to={}", engine_.scheduler().running(),
+            engine_.scheduler().waiting(), others.size());
+  evacuation_.emplace(shard_.options.evacuation, engine_.scheduler(), *shard_.clock,
+                      evacuation_hooks());
+  evacuation_->set_targets(others);
+  leave_by_ = shard_.clock->now() + shard_.options.evacuation.grace + kLastWords;
+  evacuate();
+}
+
+Evacuation::Hooks EngineActor::evacuation_hooks() {
+  Evacuation::Hooks hooks;
+  hooks.connect = [this](const std::string& endpoint) -> transport::LinkId {
+    auto link = shard_.transport->connect(endpoint, shard_.options.expert_carrier);
+    if (link.is_ok()) return *link;
+    log::warn("cannot connect endpoint={} why=\"{}\"", endpoint, link.status().message());
+    return 0;
+  };
+  hooks.send = [this](transport::LinkId link, wire::Body body) {
+    wire::Message message;
+    message.sender = shard_.options.registration.name;
+    message.body = std::move(body);
+    return shard_.transport->send(link, wire::encode(message));
+  };
+  hooks.hand_over = [this](SequenceId id, const std::string& moved_to, std::uint64_t snapshot) {
+    engine_.hand_over(id, moved_to, snapshot, handed_over_);
+  };
+  return hooks;
+}
+
+std::vector<wire::ShardEntry> EngineActor::other_shards() const {
+  std::vector<wire::ShardEntry> others;
+  for (const wire::ShardEntry& shard : shards_) {
+    if (shard.accepting && shard.name != shard_.options.registration.name) others.push_back(shard);
+  }
+  return others;
+}
+
+void EngineActor::evacuate() {
+  if (!evacuation_) return;
+  evacuation_->advance();
+  publish(std::exchange(handed_over_, {}));
+  shard_.evacuation_stats = evacuation_->stats();
   schedule_pump();
 }
 

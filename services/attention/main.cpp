@@ -12,7 +12,7 @@ namespace {
 
 constexpr const char* kProgram = "fulgur-attention";
 
-int run(const service::Flags& flags, attention::SchedulerOptions scheduler) {
+int run(const service::Flags& flags, attention::ShardOptions options) {
   service::Member member(kProgram, wire::ServiceKind::attention, flags);
   if (const Status opened = member.open(); !opened.is_ok()) return member.fail(opened);
   const auto precision =
@@ -20,10 +20,8 @@ int run(const service::Flags& flags, attention::SchedulerOptions scheduler) {
   auto backend = kernels::make_cpu_backend({precision, flags.threads, flags.cpus, ""});
   if (!backend.is_ok()) return member.fail(backend.status());
 
-  attention::ShardOptions options;
   options.orchestrator = flags.orchestrator;
   options.expert_carrier = flags.carrier();
-  options.scheduler = scheduler;
   options.dispatch.dtype = flags.dtype();
   options.registration = member.registration();
   options.on_left = [&] { member.left(); };
@@ -45,16 +43,21 @@ int main(int argc, char** argv) {
   tune_allocator();
   CLI::App app("Fulgur attention shard: all attention layers, embedding, LM head, sampler", kProgram);
   service::Flags flags;
-  attention::SchedulerOptions scheduler;
+  attention::ShardOptions options;
+  attention::SchedulerOptions& scheduler = options.scheduler;
   std::uint64_t kv_tokens = 65536;
+  std::uint32_t drain_timeout_s = 30;
   service::add_flags(app, flags);
   app.add_option("--max-sequences", scheduler.slots, "sequences with state")->check(CLI::Range(1, 65536))->capture_default_str();
   app.add_option("--kv-tokens", kv_tokens, "tokens of softmax KV in all")->check(CLI::Range(64, 1 << 30))->capture_default_str();
   app.add_option("--batch-tokens", scheduler.batch_tokens, "token budget of a micro-batch")->check(CLI::Range(1, 65536))->capture_default_str();
   app.add_option("--micro-batches", scheduler.lanes, "micro-batches in flight")->check(CLI::Range(1, 16))->capture_default_str();
   app.add_option("--max-waiting", scheduler.waiting_max, "requests queued at most")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  app.add_option("--parked-bytes", options.parked.bytes_max, "memory for states of sequences that other shards hand over")->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 44))->capture_default_str();
+  app.add_option("--drain-timeout", drain_timeout_s, "seconds to move sequences away, or finish them, before leaving")->check(CLI::Range(0, 86400))->capture_default_str();
   if (auto code = service::parse(app, argc, argv)) return *code;
   scheduler.pages = static_cast<std::uint32_t>((kv_tokens + kernels::kPageTokens - 1) / kernels::kPageTokens);
+  options.evacuation.grace = drain_timeout_s * kSecond;
   log::init(flags.name, log::parse_level(flags.log_level));
-  return run(flags, scheduler);
+  return run(flags, std::move(options));
 }

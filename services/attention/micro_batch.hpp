@@ -27,10 +27,8 @@ struct Slice {
 
 /// A sequence's whole state outside the engine, with what identifies it (invariant I4).
 struct SequenceSnapshot {
-  std::uint64_t prefix_hash = 0;     ///< of the tokens the state has seen
-  std::uint64_t length = 0;          ///< tokens the state has seen
-  std::uint64_t model_fingerprint = 0;
-  std::uint64_t weight_version = 0;
+  wire::SnapshotIdentity identity;
+  std::vector<std::uint32_t> tokens;  ///< [identity.length] that the state has seen
   std::vector<std::vector<std::byte>> layers;  ///< [layers] slot or page bytes
 
   std::size_t bytes() const {

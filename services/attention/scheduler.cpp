@@ -8,6 +8,10 @@
 namespace fulgur::attention {
 namespace {
 
+// Micro-batches full of decodes in a row, then one that begins with prefill: a quarter of the rows
+// where there are more running sequences than rows, and no more than that.
+constexpr std::uint32_t kStarvedMax = 3;
+
 void insert_by_age(std::vector<SequenceId>& ids, SequenceId id) {
   ids.insert(std::upper_bound(ids.begin(), ids.end(), id), id);
 }
@@ -59,10 +63,22 @@ Status Scheduler::submit(SequencePtr sequence) {
     return error(Code::invalid_argument, "{} tokens exceed this shard's KV capacity of {}", longest,
                  std::uint64_t{options_.pages} * kernels::kPageTokens);
   }
+  const SequenceId id = sequence->id;
+  // A prompt whose log-probabilities are wanted must be computed here, all of it.
+  if (sequence->snapshot != nullptr && !submit.prompt_logprobs &&
+      fits(*sequence->snapshot, *sequence)) {
+    // What was running elsewhere goes on first; those who send it bound how many there are.
+    sequence->computed = sequence->snapshot->identity.length;
+    sequence->state = SequenceState::swapped;
+    insert_by_age(swapped_, id);
+    ++arrivals_;
+    FULGUR_ASSERT(sequences_.emplace(id, std::move(sequence)).second, "sequence id used twice");
+    return Status::ok();
+  }
+  sequence->snapshot.reset();
   if (waiting_.size() >= options_.waiting_max) {
     return error(Code::resource_exhausted, "{} requests are waiting already", waiting_.size());
   }
-  const SequenceId id = sequence->id;
   waiting_.push_back(id);
   FULGUR_ASSERT(sequences_.emplace(id, std::move(sequence)).second, "sequence id used twice");
   return Status::ok();
@@ -74,9 +90,37 @@ bool Scheduler::plan(MicroBatch& batch) {
   batch.failure = Status::ok();
   batch.snapshot.reset();
   pages_short_ = false;
-  const bool planned = plan_restore(batch) || plan_forward(batch) || plan_preemption(batch);
+  const bool planned = plan_departure(batch) || plan_restore(batch) || plan_forward(batch) || plan_preemption(batch);
   if (planned) ++lanes_busy_;
   return planned;
+}
+
+bool Scheduler::fits(const SequenceSnapshot& snapshot, const Sequence& sequence) const {
+  const auto& tokens = sequence.submit.tokens;
+  const std::uint64_t length = snapshot.identity.length;
+  if (length >= tokens.size()) return false;  // the last token's logits are wanted
+  if (snapshot.tokens.size() != length) return false;
+  if (!std::equal(snapshot.tokens.begin(), snapshot.tokens.end(), tokens.begin())) return false;
+  wire::SnapshotIdentity wanted = options_.identity;
+  wanted.length = length;
+  wanted.prefix_hash = hash_prefix(snapshot.tokens);
+  return snapshot.identity == wanted;
+}
+
+bool Scheduler::plan_departure(MicroBatch& batch) {
+  for (std::size_t at = 0; at < running_.size(); ++at) {
+    Sequence& sequence = *sequences_.at(running_[at]);
+    if (!sequence.departing || sequence.lane || sequence.cancelled) continue;
+    if (sequence.computed > 0) {
+      plan_snapshot(batch, sequence);
+      return true;
+    }
+    release(sequence);
+    sequence.state = SequenceState::departed;
+    departed_.push_back(sequence.id);
+    running_.erase(running_.begin() + static_cast<std::ptrdiff_t>(at--));
+  }
+  return false;
 }
 
 bool Scheduler::plan_restore(MicroBatch& batch) {
@@ -91,12 +135,7 @@ bool Scheduler::plan_restore(MicroBatch& batch) {
   insert_by_age(running_, sequence.id);
   batch.work = Work::restore;
   batch.snapshot = std::move(sequence.snapshot);
-  const bool same = batch.snapshot->model_fingerprint == options_.model_fingerprint &&
-                    batch.snapshot->weight_version == options_.weight_version &&
-                    batch.snapshot->length == sequence.computed &&
-                    batch.snapshot->prefix_hash ==
-                        hash_prefix(std::span(sequence.submit.tokens).first(sequence.computed));
-  if (!same) {  // never a wrong answer: compute it again
+  if (!fits(*batch.snapshot, sequence)) {  // never a wrong answer: compute it again
     sequence.computed = 0;
     batch.snapshot.reset();
     return false;
@@ -109,10 +148,23 @@ bool Scheduler::plan_restore(MicroBatch& batch) {
 
 bool Scheduler::plan_forward(MicroBatch& batch) {
   batch.work = Work::forward;
-  plan_decodes(batch);
+  const bool wanted = prefill_wanted();
+  const bool prefill_first = wanted && prefill_starved_ >= kStarvedMax;
+  if (!prefill_first) plan_decodes(batch);
+  const std::uint32_t before = batch.rows();
   plan_prefills(batch);
   if (swapped_.empty()) admit_waiting(batch);
+  prefill_starved_ = wanted && batch.rows() == before ? prefill_starved_ + 1 : 0;
+  if (prefill_first) plan_decodes(batch);
   return !batch.slices.empty();
+}
+
+bool Scheduler::prefill_wanted() const {
+  if (!waiting_.empty() && swapped_.empty() && slots_.free() > 0) return true;
+  return std::ranges::any_of(running_, [this](SequenceId id) {
+    const Sequence& sequence = *sequences_.at(id);
+    return !sequence.lane && !sequence.cancelled && sequence.pending() > 1;
+  });
 }
 
 std::uint32_t Scheduler::decode_share() const {
@@ -127,9 +179,13 @@ std::uint32_t Scheduler::decode_share() const {
 }
 
 void Scheduler::plan_decodes(MicroBatch& batch) {
-  std::uint32_t share = decode_share();
-  for (const SequenceId id : running_) {
+  std::uint32_t share = std::min(decode_share(), budget_left(batch));
+  // On from where the last one stopped: with more sequences than rows all get their turn.
+  const auto from = std::upper_bound(running_.begin(), running_.end(), last_decoded_);
+  const auto first = static_cast<std::size_t>(from - running_.begin());
+  for (std::size_t at = 0; at < running_.size(); ++at) {
     if (share == 0) return;
+    const SequenceId id = running_[(first + at) % running_.size()];
     Sequence& sequence = *sequences_.at(id);
     if (sequence.lane || sequence.cancelled || sequence.pending() != 1) continue;
     if (!grow_pages(sequence, sequence.length())) {
@@ -137,6 +193,7 @@ void Scheduler::plan_decodes(MicroBatch& batch) {
       continue;
     }
     add_slice(batch, sequence, 1);
+    last_decoded_ = id;
     --share;
   }
 }
@@ -195,18 +252,23 @@ bool Scheduler::plan_preemption(MicroBatch& batch) {
     Sequence& victim = *sequences_.at(*id);
     if (victim.lane) return false;
     if (victim.cancelled) continue;
-    victim.lane = batch.lane;
-    batch.work = Work::snapshot;
-    batch.snapshot = std::make_shared<SequenceSnapshot>();
-    batch.snapshot->model_fingerprint = options_.model_fingerprint;
-    batch.snapshot->weight_version = options_.weight_version;
-    batch.snapshot->length = victim.computed;
-    batch.snapshot->prefix_hash =
-        hash_prefix(std::span(victim.submit.tokens).first(victim.computed));
-    batch.slices.push_back({victim.id, victim.slot, 0, 0, victim.computed, &victim.pages, 0});
+    plan_snapshot(batch, victim);
     return true;
   }
   return false;
+}
+
+void Scheduler::plan_snapshot(MicroBatch& batch, Sequence& sequence) {
+  sequence.lane = batch.lane;
+  batch.work = Work::snapshot;
+  batch.snapshot = std::make_shared<SequenceSnapshot>();
+  const auto seen = std::span(sequence.submit.tokens).first(sequence.computed);
+  batch.snapshot->tokens.assign(seen.begin(), seen.end());
+  batch.snapshot->identity = options_.identity;
+  batch.snapshot->identity.length = sequence.computed;
+  batch.snapshot->identity.prefix_hash = hash_prefix(seen);
+  batch.slices.push_back(
+      {sequence.id, sequence.slot, 0, 0, sequence.computed, &sequence.pages, 0});
 }
 
 bool Scheduler::grow_pages(Sequence& sequence, std::uint64_t tokens) {
@@ -239,13 +301,42 @@ void Scheduler::complete(const MicroBatch& batch) {
     sequence.lane.reset();
     if (batch.work == Work::forward && batch.failure.is_ok()) sequence.computed += slice.rows;
     if (batch.work == Work::snapshot) {
-      ++preemptions_;
       sequence.snapshot = batch.snapshot;
       release(sequence);
       erase_id(running_, sequence.id);
-      sequence.state = SequenceState::swapped;
-      insert_by_age(swapped_, sequence.id);
+      if (sequence.departing) {
+        sequence.state = SequenceState::departed;
+        departed_.push_back(sequence.id);
+      } else {
+        ++preemptions_;
+        sequence.state = SequenceState::swapped;
+        insert_by_age(swapped_, sequence.id);
+      }
     }
+  }
+}
+
+void Scheduler::depart(Sequence& sequence) {
+  sequence.departing = true;
+  const bool resting =
+      sequence.state == SequenceState::waiting || sequence.state == SequenceState::swapped;
+  if (!resting) return;
+  erase_id(waiting_, sequence.id);
+  erase_id(swapped_, sequence.id);
+  sequence.state = SequenceState::departed;
+  departed_.push_back(sequence.id);
+}
+
+void Scheduler::stay(Sequence& sequence) {
+  sequence.departing = false;
+  if (sequence.state != SequenceState::departed) return;
+  erase_id(departed_, sequence.id);
+  if (sequence.snapshot != nullptr) {
+    sequence.state = SequenceState::swapped;
+    insert_by_age(swapped_, sequence.id);
+  } else {
+    sequence.state = SequenceState::waiting;
+    insert_by_age(waiting_, sequence.id);
   }
 }
 
@@ -270,6 +361,7 @@ SequencePtr Scheduler::remove(SequenceId id) {
   erase_id(waiting_, id);
   erase_id(running_, id);
   erase_id(swapped_, id);
+  erase_id(departed_, id);
   return sequence;
 }
 
@@ -290,6 +382,12 @@ std::vector<SequenceId> Scheduler::of_link(transport::LinkId link) const {
   for (const auto& [id, sequence] : sequences_) {
     if (sequence->link == link) ids.push_back(id);
   }
+  return ids;
+}
+
+std::vector<SequenceId> Scheduler::ids() const {
+  std::vector<SequenceId> ids;
+  for (const auto& [id, sequence] : sequences_) ids.push_back(id);
   return ids;
 }
 

@@ -28,8 +28,7 @@ struct SchedulerOptions {
   std::uint32_t waiting_max = 1024;  ///< queued submissions; one more is refused busy
   std::uint64_t positions_max = 0;   ///< longest sequence the model allows
   std::uint32_t vocab = 0;
-  std::uint64_t model_fingerprint = 0;  ///< identity of snapshots (invariant I4)
-  std::uint64_t weight_version = 0;
+  wire::SnapshotIdentity identity;   ///< of this shard's snapshots; hash and length unused
 };
 
 /// A sequence that left the engine without a micro-batch in flight.
@@ -40,6 +39,7 @@ class Scheduler {
   explicit Scheduler(SchedulerOptions options);
 
   /// Queues a request. invalid_argument names what is wrong with it; resource_exhausted: queue full.
+  /// One that brings a snapshot which fits goes on from it, before those that have none.
   Status submit(SequencePtr sequence);
 
   /// Fills `batch` with the next work for its lane. False when there is none now.
@@ -51,6 +51,12 @@ class Scheduler {
   /// Appends a sampled token.
   void append(Sequence& sequence, std::uint32_t token);
 
+  /// Has the sequence leave: at the next step boundary its state goes to host memory and it becomes
+  /// `departed`. One that waits departs at once, with nothing.
+  void depart(Sequence& sequence);
+  /// The opposite: it goes on here.
+  void stay(Sequence& sequence);
+
   /// Takes a sequence out and frees what it holds. It must not be in flight.
   SequencePtr remove(SequenceId id);
 
@@ -58,21 +64,32 @@ class Scheduler {
   Sequence* find(transport::LinkId link, std::uint64_t request);
   /// Ids of all sequences of one router.
   std::vector<SequenceId> of_link(transport::LinkId link) const;
+  /// Ids of all sequences, in order of arrival.
+  std::vector<SequenceId> ids() const;
   /// Ids of sequences whose deadline passed and that are not in flight.
   std::vector<SequenceId> expired(std::int64_t wall_now) const;
 
   std::uint32_t running() const { return slots_.used(); }
-  std::uint32_t waiting() const { return static_cast<std::uint32_t>(waiting_.size() + swapped_.size()); }
+  std::uint32_t waiting() const {
+    return static_cast<std::uint32_t>(waiting_.size() + swapped_.size() + departed_.size());
+  }
   bool empty() const { return sequences_.empty(); }
   const FreeList& slots() const { return slots_; }
   const FreeList& pages() const { return pages_; }
   std::uint64_t preemptions() const { return preemptions_; }
+  /// Sequences that went on from a snapshot of another shard.
+  std::uint64_t arrivals() const { return arrivals_; }
 
  private:
   static std::uint32_t pages_for(std::uint64_t tokens);
 
+  bool plan_departure(MicroBatch& batch);
   bool plan_restore(MicroBatch& batch);
+  void plan_snapshot(MicroBatch& batch, Sequence& sequence);
+  /// Whether the snapshot is this model's state after the first of the sequence's tokens.
+  bool fits(const SequenceSnapshot& snapshot, const Sequence& sequence) const;
   bool plan_forward(MicroBatch& batch);
+  bool prefill_wanted() const;
   void plan_decodes(MicroBatch& batch);
   void plan_prefills(MicroBatch& batch);
   void admit_waiting(MicroBatch& batch);
@@ -91,9 +108,13 @@ class Scheduler {
   std::deque<SequenceId> waiting_;   ///< in order of arrival
   std::vector<SequenceId> running_;  ///< in order of arrival
   std::deque<SequenceId> swapped_;   ///< in order of arrival
+  std::vector<SequenceId> departed_;
   std::uint32_t lanes_busy_ = 0;
+  SequenceId last_decoded_ = 0;
+  std::uint32_t prefill_starved_ = 0;  ///< micro-batches in a row that left prefill no row
   bool pages_short_ = false;  ///< a running sequence could not get its next page in this plan
   std::uint64_t preemptions_ = 0;
+  std::uint64_t arrivals_ = 0;
 };
 
 /// Identity of a token prefix (invariant I4).

@@ -14,9 +14,10 @@
 namespace fulgur::attention {
 
 enum class SequenceState : std::uint8_t {
-  waiting,  ///< admitted to the queue; holds nothing
-  running,  ///< holds a slot and pages
-  swapped,  ///< preempted: its state is in `snapshot`
+  waiting,   ///< admitted to the queue; holds nothing
+  running,   ///< holds a slot and pages
+  swapped,   ///< preempted, or moved here: its state is in `snapshot`
+  departed,  ///< on its way to another shard: its state is in `snapshot`, null if it had none
 };
 
 struct Sequence {
@@ -33,7 +34,7 @@ struct Sequence {
   std::vector<std::uint32_t> pages;
   std::optional<std::uint32_t> lane;  ///< the micro-batch it is in
   bool cancelled = false;
-  std::uint32_t prompt_logprobs_sent = 0;
+  bool departing = false;  ///< becomes departed as soon as it is not in flight
   std::shared_ptr<SequenceSnapshot> snapshot;
 
   std::uint64_t length() const { return submit.tokens.size(); }

@@ -8,10 +8,14 @@
 namespace fulgur::attention {
 namespace {
 
-void fill_sizes(ShardOptions& options, const model::Checkpoint& checkpoint) {
+void fill_sizes(ShardOptions& options, const model::Checkpoint& checkpoint,
+                const kernels::Backend& backend) {
   const model::ModelConfig& config = checkpoint.config();
-  options.scheduler.model_fingerprint = checkpoint.fingerprint();
-  options.scheduler.weight_version = checkpoint.weight_version();
+  wire::SnapshotIdentity& identity = options.scheduler.identity;
+  identity.model_fingerprint = checkpoint.fingerprint();
+  identity.weight_version = checkpoint.weight_version();
+  identity.numerics = options.registration.numerics;
+  identity.layout = StateShape::of(config, backend).layout();
   options.scheduler.vocab = config.vocab;
   options.scheduler.positions_max = config.max_positions;
   options.dispatch.hidden = config.hidden;
@@ -36,6 +40,10 @@ void adopt_engine(Shard& shard, actor::Reactor& reactor, const actor::Handle& st
   reactor.subscribe<wire::Placement>(started);
   reactor.subscribe<wire::Ack>(started);
   reactor.subscribe<wire::Drain>(started);
+  reactor.subscribe<wire::SnapshotOffer>(started);
+  reactor.subscribe<wire::SnapshotChunk>(started);
+  reactor.subscribe<wire::SnapshotReply>(started);
+  reactor.subscribe<wire::SnapshotDrop>(started);
   reactor.subscribe_links(started);
 }
 
@@ -68,14 +76,15 @@ Result<std::unique_ptr<Shard>> start_shard(actor::Reactor& reactor,
   auto shard = std::make_unique<Shard>();
   shard->config = checkpoint.config();
   shard->options = std::move(options);
-  fill_sizes(shard->options, checkpoint);
+  fill_sizes(shard->options, checkpoint, backend);
   FULGUR_ASSIGN_OR_RETURN(shard->weights, ModelWeights::load(checkpoint, backend));
   shard->pool = std::make_shared<BufferPool>();
   shard->backend = &backend;
   shard->transport = &reactor.transport();
   shard->clock = &reactor.clock();
-  shard->engine = std::make_unique<Engine>(shard->options.scheduler, shard->config, shard->weights,
-                                           backend, reactor.clock());
+  shard->engine = std::make_unique<Engine>(shard->options.scheduler, shard->options.parked,
+                                           shard->config, shard->weights, backend,
+                                           reactor.clock());
   shard->layers.resize(shard->config.layers);
   reactor.spawn<actor::Supervisor>(&reactor.clock(), end_shard_on_failure(*shard),
                                    children_of(*shard, reactor));

@@ -15,6 +15,7 @@
 #include "kernels/include/fulgur/kernels/backend.hpp"
 #include "services/attention/attention_layer.hpp"
 #include "services/attention/engine.hpp"
+#include "services/attention/evacuation.hpp"
 #include "services/attention/expert_dispatch.hpp"
 #include "services/attention/model_weights.hpp"
 
@@ -26,6 +27,8 @@ struct ShardOptions {
   transport::Carrier expert_carrier = transport::Carrier::automatic;
   SchedulerOptions scheduler;    ///< positions_max and vocab are filled from the model
   DispatchOptions dispatch;      ///< sizes are filled from the model
+  ParkedLimits parked;           ///< states taken over from other shards
+  EvacuationOptions evacuation;  ///< how this shard leaves
   std::function<void()> on_left;  ///< drained after Leave
   std::function<void(const std::string& why)> on_fatal;
 };
@@ -54,6 +57,7 @@ struct Shard {
   BusyTime busy;
   DispatchStats dispatch_stats;  ///< copied by the dispatch actor after each layer
   std::vector<wire::WorkerSeen> workers_seen;  ///< copied by the dispatch actor at each tick
+  EvacuationStats evacuation_stats;  ///< copied by the engine actor after each step
   bool experts_reachable = false;
   bool dispatch_quiet = true;    ///< nothing outstanding at the last tick
   std::uint64_t state_bytes = 0;

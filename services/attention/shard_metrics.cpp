@@ -22,6 +22,7 @@ struct ShardMetrics {
     add_dispatch(metrics);
     add_busy(metrics);
     add_state(metrics);
+    add_migration(metrics);
     metrics.add_alias("vllm:num_requests_running", "fulgur_requests_running");
     metrics.add_alias("vllm:num_requests_waiting", "fulgur_requests_waiting");
     metrics.add_alias("vllm:kv_cache_usage_perc", "fulgur_kv_usage_ratio");
@@ -123,6 +124,42 @@ struct ShardMetrics {
          [](const Shard& shard) { return shard.engine->scheduler().slots().total(); });
     show(metrics, "fulgur_state_bytes", "Memory set aside for sequence state",
          [](const Shard& shard) { return static_cast<double>(shard.state_bytes); });
+  }
+
+  void add_migration(telemetry::Metrics& metrics) {
+    const std::pair<const char*, std::uint64_t EvacuationStats::*> left[] = {
+        {"moved", &EvacuationStats::moved_total},
+        {"handed_back", &EvacuationStats::handed_total},
+        {"refused", &EvacuationStats::refused_total},
+        {"broken", &EvacuationStats::broken_total},
+        {"ended", &EvacuationStats::ended_total}};
+    for (const auto& [result, member] : left) {
+      count(metrics, "fulgur_migrations_out_total",
+            "Sequences this shard gave to others while it drained, and attempts, by result",
+            [member = member](const Shard& shard) { return shard.evacuation_stats.*member; },
+            {{"result", result}});
+    }
+    const std::pair<const char*, std::uint64_t ParkedStats::*> came[] = {
+        {"parked", &ParkedStats::parked_total},       {"restored", &ParkedStats::restored_total},
+        {"missed", &ParkedStats::missed_total},       {"refused", &ParkedStats::refused_total},
+        {"malformed", &ParkedStats::malformed_total}, {"lost", &ParkedStats::lost_total},
+        {"expired", &ParkedStats::expired_total}};
+    for (const auto& [result, member] : came) {
+      count(metrics, "fulgur_migrations_in_total",
+            "States of sequences that other shards offered to this one, by what became of them",
+            [member = member](const Shard& shard) { return shard.engine->parked().stats().*member; },
+            {{"result", result}});
+    }
+    count(metrics, "fulgur_migration_sent_bytes_total", "State sent to other shards",
+          [](const Shard& shard) { return shard.evacuation_stats.bytes_total; });
+    count(metrics, "fulgur_migration_received_bytes_total", "State received from other shards",
+          [](const Shard& shard) { return shard.engine->parked().stats().bytes_total; });
+    count(metrics, "fulgur_migration_pause_seconds_total",
+          "From a sequence's last step here until another shard had its state, summed",
+          [](const Shard& shard) { return shard.evacuation_stats.pause_ns_total; }, {},
+          telemetry::MirroredCounter::kPerNanosecond);
+    show(metrics, "fulgur_parked_bytes", "Memory of states that other shards handed over",
+         [](const Shard& shard) { return static_cast<double>(shard.engine->parked().bytes()); });
   }
 
   service::ReactorMetrics reactor;

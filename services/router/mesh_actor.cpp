@@ -66,6 +66,7 @@ void MeshActor::on_link_up(const actor::LinkUp& event) {
   Shard* shard = picker_.by_link(event.link);
   if (shard == nullptr) return;
   shard->up = true;
+  shard->leaving = false;
   log::info("shard connected name={}", shard->name);
   update_ready();
   retry_waiting();
@@ -151,6 +152,10 @@ void MeshActor::on_done(const wire::Done& done) {
   const auto found = running_.find(done.request);
   if (found == running_.end()) return;
   actor::tell(found->second.session, ChoiceDone{done, found->second.shard});
+  if (Shard* shard = picker_.find(found->second.shard); shard != nullptr && done.draining) {
+    shard->leaving = true;
+    update_ready();
+  }
   forget(found);
 }
 
@@ -173,7 +178,7 @@ void MeshActor::on_submit(SubmitChoice& order) {
 
 bool MeshActor::place(const SubmitChoice& order) {
   std::vector<std::string> avoid = order.avoid;
-  while (Shard* shard = picker_.pick(order.prefix, avoid)) {
+  while (Shard* shard = picker_.pick(order.prefix, avoid, order.prefer)) {
     const Status sent = send(shard->link, order.submit, order.deadline_ns);
     if (sent.is_ok()) {
       ++shard->running;

@@ -17,6 +17,7 @@ struct SubmitChoice {
   std::int64_t deadline_ns = 0;     ///< wall clock
   std::uint64_t prefix = 0;         ///< prefix_key of the prompt
   std::vector<std::string> avoid;   ///< shards that just refused it
+  std::string prefer;               ///< shard that holds its state; empty: none
   bool patient = false;             ///< wait for a shard rather than be refused
 };
 

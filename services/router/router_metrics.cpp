@@ -20,6 +20,8 @@ RouterMetrics::RouterMetrics(const std::string& name)
                                         "Tokens received from shards, each counted once")),
       resubmissions(metrics_.counter("fulgur_router_resubmissions_total",
                                      "Sequences continued on another shard")),
+      moves(metrics_.counter("fulgur_router_moves_total",
+                             "Sequences that followed their state to another shard")),
       disconnects(metrics_.counter("fulgur_router_disconnects_total",
                                    "Requests whose client went away")),
       first_token_s(metrics_.histogram("fulgur_router_first_token_seconds",

@@ -25,6 +25,7 @@ class RouterMetrics {
   telemetry::Counter& prompt_tokens;
   telemetry::Counter& generated_tokens;
   telemetry::Counter& resubmissions;
+  telemetry::Counter& moves;
   telemetry::Counter& disconnects;
   telemetry::Histogram& first_token_s;
   telemetry::Histogram& inter_token_s;

@@ -25,7 +25,8 @@ Session::Session(SessionInput input, SessionPort& port, const Clock& clock, Rout
     metrics_.prompt_tokens.Increment(static_cast<double>(prompt->size()));
     for (std::uint32_t n = 0; n < input_.request->n; ++n) {
       runs_.push_back({.choice = Choice(input_.request, input_.model, prompt, n, input_.seed),
-                       .avoid = {}});
+                       .avoid = {},
+                       .moved_to = {}});
     }
   }
   metrics_.running.Increment(static_cast<double>(runs_.size()));
@@ -58,6 +59,8 @@ void Session::submit(Run& run, bool patient) {
   order.deadline_ns = clock_.wall_now() + (input_.deadline - clock_.now());
   order.prefix = prefix_key(run.choice.prompt());
   order.avoid = run.avoid;
+  order.prefer = std::exchange(run.moved_to, {});
+  order.submit.snapshot = std::exchange(run.snapshot, 0);
   order.patient = patient;
   port_.submit(std::move(order));
 }
@@ -118,12 +121,25 @@ void Session::on_done(const ChoiceDone& message) {
     return progress(*run);
   }
   run->request = 0;  // the mesh has forgotten it already
+  if (!done.moved_to.empty()) return follow(*run, message);
   const Status why(done.code == Code::ok ? Code::unavailable : done.code,
                    done.message.empty() ? "the shard gave the sequence up" : done.message);
   const bool final = why.code() == Code::invalid_argument || why.code() == Code::deadline_exceeded;
   if (final) return fail(from_status(why));
   run->avoid.push_back(message.shard);
   resubmit(*run, why);
+}
+
+/// The sequence goes on where its shard has brought its state. That is no failure: the shard took
+/// it, ran it and left in good order, so it does not count as a submission.
+void Session::follow(Run& run, const ChoiceDone& message) {
+  log::debug("following request={} to={}", input_.id, message.done.moved_to);
+  metrics_.moves.Increment();
+  --run.submissions;
+  run.avoid = {message.shard};
+  run.moved_to = message.done.moved_to;
+  run.snapshot = message.done.snapshot;
+  submit(run, true);
 }
 
 void Session::on_lost(const ChoiceLost& message) {

@@ -65,6 +65,8 @@ class Session {
     std::uint64_t request = 0;  ///< current submission; 0 when none
     std::uint32_t submissions = 0;
     std::vector<std::string> avoid;
+    std::string moved_to;         ///< shard that holds its state
+    std::uint64_t snapshot = 0;   ///< as which
     bool shown = false;         ///< its first chunk has been sent
     Nanoseconds last_token = 0;
   };
@@ -72,6 +74,7 @@ class Session {
   Run* find(std::uint64_t request);
   void submit(Run& run, bool patient);
   void resubmit(Run& run, const Status& why);
+  void follow(Run& run, const ChoiceDone& message);
   void measure(Run& run);
   /// Sends what became visible, and ends the run and the request where due.
   void progress(Run& run);

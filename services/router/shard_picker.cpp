@@ -29,6 +29,7 @@ ShardPicker::Changes ShardPicker::apply(const std::vector<wire::ShardEntry>& ent
       changes.disconnect.push_back(shard.link);
       shard.link = 0;
       shard.up = false;
+      shard.leaving = false;
     }
     shard.name = entry.name;
     shard.endpoint = entry.endpoint;
@@ -64,7 +65,7 @@ Shard* ShardPicker::by_link(transport::LinkId link) {
 }
 
 bool ShardPicker::usable(const Shard& shard, const std::vector<std::string>& avoid) {
-  return shard.named && shard.accepting && shard.up &&
+  return shard.named && shard.accepting && shard.up && !shard.leaving &&
          std::ranges::find(avoid, shard.name) == avoid.end();
 }
 
@@ -72,7 +73,13 @@ bool ShardPicker::ready() const {
   return std::ranges::any_of(shards_, [](const auto& item) { return usable(item.second, {}); });
 }
 
-Shard* ShardPicker::pick(std::uint64_t prefix, const std::vector<std::string>& avoid) {
+Shard* ShardPicker::pick(std::uint64_t prefix, const std::vector<std::string>& avoid,
+                         const std::string& prefer) {
+  if (Shard* wanted = prefer.empty() ? nullptr : find(prefer);
+      wanted != nullptr && usable(*wanted, avoid)) {
+    if (prefix != 0) remember(prefix, prefer);
+    return wanted;
+  }
   std::vector<Shard*> least;
   for (auto& [name, shard] : shards_) {
     if (!usable(shard, avoid)) continue;

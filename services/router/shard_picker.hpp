@@ -24,6 +24,7 @@ struct Shard {
   bool named = true;      ///< the last placement names it
   bool accepting = true;
   bool up = false;
+  bool leaving = false;     ///< said so itself; until its link comes up again
   std::size_t running = 0;  ///< sequences of this router on it
 };
 
@@ -48,7 +49,9 @@ class ShardPicker {
   bool ready() const;
 
   /// The shard for a prompt, or null; never one of `avoid`.
-  Shard* pick(std::uint64_t prefix, const std::vector<std::string>& avoid);
+  /// `prefer`, if it is usable, before all others; empty for none.
+  Shard* pick(std::uint64_t prefix, const std::vector<std::string>& avoid,
+              const std::string& prefer = {});
 
  private:
   static bool usable(const Shard& shard, const std::vector<std::string>& avoid);

@@ -79,15 +79,15 @@ Finished run_program(const std::string& path, const std::vector<std::string>& ar
   return {exit_code(wait_status), read_file(log)};
 }
 
-double metric(const std::string& admin, const std::string& name) {
+double metric(const std::string& admin, const std::string& name, const std::string& label) {
   cli::HttpClient client("http://" + admin);
   const auto answer = client.get("/metrics", 5 * kSecond);
   if (!answer.is_ok() || answer->status != 200) return -1;
   std::istringstream lines(answer->body);
   double sum = -1;
   for (std::string line; std::getline(lines, line);) {
-    const bool ours = line.starts_with(name + " ") || line.starts_with(name + "{");
-    if (ours) sum = std::max(sum, 0.0) + std::stod(line.substr(line.rfind(' ')));
+    const bool named = line.starts_with(name + " ") || line.starts_with(name + "{");
+    if (named && line.find(label) != std::string::npos) sum = std::max(sum, 0.0) + std::stod(line.substr(line.rfind(' ')));
   }
   return sum;
 }

@@ -48,8 +48,9 @@ struct Finished {
 Finished run_program(const std::string& path, const std::vector<std::string>& arguments,
                      Nanoseconds patience = kPatience);
 
-/// Sum of all series of a metric; -1 when the process does not answer or has none of that name.
-double metric(const std::string& admin, const std::string& name);
+/// Sum of all series of a metric, or of those with `label`, e.g. result="moved"; -1 when the process
+/// does not answer or has none.
+double metric(const std::string& admin, const std::string& name, const std::string& label = "");
 
 struct MeshFlags {
   std::uint32_t experts = 2;

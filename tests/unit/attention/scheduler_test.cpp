@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
+#include <map>
 
 #include "common/base/rng.hpp"
 #include "kernels/include/fulgur/kernels/backend.hpp"
@@ -82,6 +84,109 @@ TEST(Scheduler, SpreadsDecodesOverLanes) {
   ASSERT_TRUE(scheduler.plan(second));
   EXPECT_EQ(first.slices.size(), 2U);
   EXPECT_EQ(second.slices.size(), 2U);
+}
+
+TEST(Scheduler, FullBatchesOfDecodesDoNotStarvePrefill) {
+  auto options = small();
+  options.slots = 12;
+  options.pages = 100;
+  options.batch_tokens = 8;
+  Scheduler scheduler(options);
+  MicroBatch batch;
+  for (SequenceId id = 1; id <= 10; ++id) {
+    ASSERT_TRUE(scheduler.submit(make(id, 1, 1000)).is_ok());
+  }
+  while (scheduler.waiting() > 0) {
+    ASSERT_TRUE(scheduler.plan(batch));
+    scheduler.complete(batch);
+    for (const Slice& slice : batch.slices) scheduler.append(*scheduler.find(slice.sequence), 1);
+  }
+  ASSERT_TRUE(scheduler.submit(make(11, 80, 1)).is_ok());
+  std::map<SequenceId, int> rows;
+  int batches = 0;
+  for (; scheduler.find(11)->pending() > 0; ++batches) {
+    ASSERT_LT(batches, 100);
+    ASSERT_TRUE(scheduler.plan(batch));
+    ASSERT_LE(batch.rows(), 8U);
+    scheduler.complete(batch);
+    for (const Slice& slice : batch.slices) {
+      rows[slice.sequence] += static_cast<int>(slice.rows);
+      if (slice.sequence != 11) scheduler.append(*scheduler.find(slice.sequence), 1);
+    }
+  }
+  EXPECT_EQ(rows[11], 80);
+  EXPECT_EQ(batches, 40) << "every fourth micro-batch";
+  for (SequenceId id = 1; id <= 10; ++id) {
+    EXPECT_NEAR(rows[id], 24, 2) << "decodes take turns";
+  }
+}
+
+TEST(Scheduler, ADepartureWaitsForTheStepAndCanBeTakenBack) {
+  auto options = small();
+  options.lanes = 2;
+  Scheduler scheduler(options);
+  ASSERT_TRUE(scheduler.submit(make(1, 100)).is_ok());
+  ASSERT_TRUE(scheduler.submit(make(2, 10)).is_ok());
+  MicroBatch batch;
+  MicroBatch other;
+  other.lane = 1;
+  ASSERT_TRUE(scheduler.plan(batch));
+  ASSERT_EQ(batch.slices.size(), 2U);
+  scheduler.depart(*scheduler.find(1));
+  EXPECT_FALSE(scheduler.plan(other)) << "it is in flight";
+  scheduler.complete(batch);
+  scheduler.append(*scheduler.find(1), 3);
+  scheduler.append(*scheduler.find(2), 3);
+  ASSERT_TRUE(scheduler.plan(batch));
+  EXPECT_EQ(batch.work, Work::snapshot);
+  EXPECT_EQ(batch.snapshot->identity.length, 100U);
+  EXPECT_EQ(batch.snapshot->identity.prefix_hash, hash_prefix(batch.snapshot->tokens));
+  ASSERT_TRUE(scheduler.plan(other)) << "the others go on";
+  EXPECT_EQ(other.slices.at(0).sequence, 2U);
+  scheduler.complete(other);
+  scheduler.complete(batch);
+  EXPECT_EQ(scheduler.find(1)->state, SequenceState::departed);
+  EXPECT_EQ(scheduler.slots().used(), 1U);
+  EXPECT_EQ(scheduler.preemptions(), 0U);
+  EXPECT_EQ(scheduler.waiting(), 1U);
+  scheduler.stay(*scheduler.find(1));
+  ASSERT_TRUE(scheduler.plan(batch));
+  EXPECT_EQ(batch.work, Work::restore);
+  EXPECT_EQ(batch.slices.at(0).position, 100U);
+}
+
+TEST(Scheduler, ASnapshotThatDoesNotFitIsComputedAgain) {
+  auto options = small();
+  options.identity = {1, 2, "cpu-bf16", 3, 0, 0};
+  const auto submit = [&](const std::function<void(Sequence&)>& change) {
+    Scheduler scheduler(options);
+    auto sequence = make(1, 70);
+    sequence->snapshot = std::make_shared<SequenceSnapshot>();
+    auto& tokens = sequence->submit.tokens;
+    sequence->snapshot->tokens.assign(tokens.begin(), tokens.end() - 1);
+    sequence->snapshot->identity = options.identity;
+    sequence->snapshot->identity.length = 69;
+    sequence->snapshot->identity.prefix_hash = hash_prefix(sequence->snapshot->tokens);
+    change(*sequence);
+    EXPECT_TRUE(scheduler.submit(std::move(sequence)).is_ok());
+    MicroBatch batch;
+    EXPECT_TRUE(scheduler.plan(batch));
+    return batch.work;
+  };
+  EXPECT_EQ(submit([](Sequence&) {}), Work::restore);
+  EXPECT_EQ(submit([](Sequence& it) { ++it.snapshot->identity.weight_version; }), Work::forward);
+  EXPECT_EQ(submit([](Sequence& it) { ++it.snapshot->identity.model_fingerprint; }), Work::forward);
+  EXPECT_EQ(submit([](Sequence& it) { ++it.snapshot->identity.layout; }), Work::forward);
+  EXPECT_EQ(submit([](Sequence& it) { it.snapshot->identity.numerics = "cpu-f32"; }), Work::forward);
+  EXPECT_EQ(submit([](Sequence& it) { ++it.snapshot->identity.prefix_hash; }), Work::forward);
+  EXPECT_EQ(submit([](Sequence& it) { ++it.submit.tokens[5]; }), Work::forward);
+  EXPECT_EQ(submit([](Sequence& it) { 
+              it.submit.tokens.pop_back();
+              --it.submit.prompt_tokens;
+            }),
+            Work::forward)
+      << "nothing would be left to compute";
+  EXPECT_EQ(submit([](Sequence& it) { it.submit.prompt_logprobs = true; }), Work::forward);
 }
 
 TEST(Scheduler, PreemptsTheNewestAndBringsItBack) {

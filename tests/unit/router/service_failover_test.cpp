@@ -163,6 +163,71 @@ TEST(RouterFailover, ADrainingShardHandsItsSequencesOver) {
   EXPECT_EQ(ids_of(call.events()), first(mesh.script(), 12));
 }
 
+TEST(RouterFailover, ASequenceFollowsItsState) {
+  const std::vector<std::string> shards = {"shard-0", "shard-1", "shard-2"};
+  FakeMesh mesh({}, shards);
+  Call call(mesh, "/v1/completions", kStream);
+  const std::string leaving = chosen(mesh, shards);
+  const std::string target = leaving == "shard-2" ? "shard-1" : "shard-2";
+  const wire::Submit before = mesh.submitted(leaving);
+  EXPECT_EQ(before.snapshot, 0U);
+  mesh.generate(leaving, before, 0, 3);
+  wire::Done moved;
+  moved.request = before.request;
+  moved.reason = wire::FinishReason::error;
+  moved.code = Code::unavailable;
+  moved.draining = true;
+  moved.moved_to = target;
+  moved.snapshot = 77;
+  mesh.shard(leaving).send(moved);
+  const wire::Submit after = mesh.submitted(target);
+  EXPECT_EQ(after.snapshot, 77U);
+  EXPECT_EQ(after.tokens.size(), before.tokens.size() + 3);
+  // Lost there: from now on it is an ordinary submission, and never to the shard that leaves.
+  mesh.kill_shard(target);
+  const std::string last = leaving == "shard-0" || target == "shard-0"
+                               ? (leaving == "shard-1" || target == "shard-1" ? "shard-2" : "shard-1")
+                               : "shard-0";
+  const wire::Submit again = mesh.submitted(last);
+  EXPECT_EQ(again.snapshot, 0U);
+  mesh.generate(last, again, 3, 9);
+  EXPECT_EQ(ids_of(call.events()), first(mesh.script(), 12));
+  EXPECT_EQ(mesh.service().metrics().moves.Value(), 1);
+}
+
+TEST(RouterFailover, AMoveToAnUnknownShardIsAnOrdinarySubmission) {
+  FakeMesh mesh({}, {"shard-0", "shard-1"});
+  Call call(mesh, "/v1/completions", kStream);
+  const std::string leaving = chosen(mesh, {"shard-0", "shard-1"});
+  const std::string other = leaving == "shard-0" ? "shard-1" : "shard-0";
+  wire::Done moved;
+  moved.request = mesh.submitted(leaving).request;
+  moved.reason = wire::FinishReason::error;
+  moved.code = Code::unavailable;
+  moved.moved_to = "nowhere";
+  mesh.shard(leaving).send(moved);
+  mesh.generate(other, mesh.submitted(other), 0, 12);
+  EXPECT_EQ(ids_of(call.events()), first(mesh.script(), 12));
+}
+
+TEST(RouterFailover, AShardThatLeavesGetsNothingUntilItIsBack) {
+  FakeMesh mesh;
+  Call call(mesh, "/v1/completions", kStream);
+  wire::Done leaving;
+  leaving.request = mesh.submitted("shard-0").request;
+  leaving.reason = wire::FinishReason::error;
+  leaving.code = Code::unavailable;
+  leaving.draining = true;
+  mesh.shard("shard-0").send(leaving);
+  mesh.wait_until([&] { return !mesh.service().ready(); });
+  EXPECT_EQ(mesh.shard("shard-0").heard<wire::Submit>().size(), 1U);
+  mesh.kill_shard("shard-0");
+  mesh.wait_until([&] { return mesh.service().metrics().shards_up.Value() == 0; });
+  mesh.start_shard("shard-0");
+  mesh.generate("shard-0", mesh.submitted("shard-0"), 0, 12);
+  EXPECT_EQ(ids_of(call.events()), first(mesh.script(), 12));
+}
+
 TEST(RouterFailover, ALaterPlacementWinsAndAnOlderIsIgnored) {
   FakeMesh mesh;
   mesh.start_shard("shard-9");

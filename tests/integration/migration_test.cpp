@@ -1,0 +1,120 @@
+// Attention shards that are killed, or leave, under streaming load: the clients' streams go on with
+// the same tokens and log-probabilities. One that leaves brings its sequences' state to the other.
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <future>
+#include <memory>
+
+#include "common/base/rng.hpp"
+#include "tests/integration/api.hpp"
+#include "tests/integration/mesh.hpp"
+
+namespace fulgur::integration {
+namespace {
+
+constexpr std::size_t kStreams = 16;
+constexpr std::uint32_t kTokens = 48;
+constexpr std::uint64_t kSeed = 40260;
+
+class Migration : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    mesh_ = std::make_unique<Mesh>(MeshFlags{2, 2, "auto", "bf16"});
+    const Status started = mesh_->start();
+    ASSERT_TRUE(started.is_ok()) << started.message();
+    undisturbed_ = at_once(mesh_->url(), mixed_requests(kStreams, kTokens), true);
+    expect_equal(one_by_one(mesh_->url(), mixed_requests(2, kTokens)),
+                 {undisturbed_.begin(), undisturbed_.begin() + 2});
+  }
+  static void TearDownTestSuite() {
+    EXPECT_EQ(mesh_->stop(), 0);
+    mesh_.reset();
+  }
+
+  /// Runs the streams, meddles once the clients have `tokens` tokens, and expects equal answers and
+  /// a whole mesh afterwards.
+  static void expect_undisturbed(std::size_t tokens, const std::function<void()>& meddle) {
+    Progress progress = 0;
+    auto traffic = std::async(std::launch::async, [&] {
+      return at_once(mesh_->url(), mixed_requests(kStreams, kTokens), true, &progress);
+    });
+    const auto ended = [&] {
+      return traffic.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+    };
+    EXPECT_TRUE(eventually([&] { return progress >= tokens || ended(); }));
+    EXPECT_FALSE(ended()) << "the traffic ended before anything happened";
+    meddle();
+    expect_equal(traffic.get(), undisturbed_);
+    ASSERT_TRUE(eventually([&] { return mesh_->is_whole(); })) << mesh_->view().dump();
+  }
+
+  static void ask_to_leave(const std::string& shard) {
+    const pid_t pid = mesh_->pid_of(shard);
+    ASSERT_GT(pid, 0);
+    ASSERT_EQ(kill(pid, SIGTERM), 0);
+  }
+  static double router_moves() {
+    return metric(mesh_->admin_of("router-0"), "fulgur_router_moves_total");
+  }
+  static double restored(const std::string& shard) {
+    return metric(mesh_->admin_of(shard), "fulgur_migrations_in_total",
+                  "result=\"restored\"");
+  }
+
+  static std::unique_ptr<Mesh> mesh_;
+  static std::vector<Answer> undisturbed_;
+};
+
+std::unique_ptr<Mesh> Migration::mesh_;
+std::vector<Answer> Migration::undisturbed_;
+
+TEST_F(Migration, KilledShardsCostNothing) {
+  Rng rng(kSeed);
+  const int kills = long_mode() ? 24 : 2;
+  for (int round = 0; round < kills; ++round) {
+    const std::string victim = rng.below(2) == 0 ? "attention-0" : "attention-1";
+    const std::size_t moment = 1 + rng.below(kStreams * kTokens / 2);
+    SCOPED_TRACE(testing::Message() << "seed " << kSeed << ", round " << round << ": " << victim
+                                    << " after " << moment << " tokens");
+    expect_undisturbed(moment, [&] { mesh_->kill_service(victim); });
+    ASSERT_FALSE(HasFailure());
+  }
+}
+
+TEST_F(Migration, AShardThatLeavesTakesItsSequencesAlong) {
+  Rng rng(kSeed + 1);
+  const int rounds = long_mode() ? 12 : 2;
+  for (int round = 0; round < rounds; ++round) {
+    const std::string leaver = "attention-" + std::to_string(round % 2);
+    const std::string other = "attention-" + std::to_string(1 - round % 2);
+    const std::size_t moment = kStreams + rng.below(kStreams * kTokens / 2);
+    SCOPED_TRACE(testing::Message() << "seed " << kSeed + 1 << ", round " << round);
+    const double moves = router_moves();
+    const double before = restored(other);
+    expect_undisturbed(moment, [&] { ask_to_leave(leaver); });
+    EXPECT_GT(router_moves(), moves);
+    EXPECT_GT(restored(other), before) << "state was brought along, not computed again";
+    ASSERT_FALSE(HasFailure());
+  }
+}
+
+TEST_F(Migration, EitherSideDiesMeanwhile) {
+  Rng rng(kSeed + 2);
+  const int rounds = long_mode() ? 12 : 2;
+  for (int round = 0; round < rounds; ++round) {
+    const std::size_t moment = kStreams + rng.below(kStreams * kTokens / 2);
+    const std::string victim = round % 2 == 0 ? "attention-1" : "attention-0";
+    SCOPED_TRACE(testing::Message() << "seed " << kSeed + 2 << ", round " << round);
+    const pid_t pid = mesh_->pid_of(victim);
+    expect_undisturbed(moment, [&] {
+      ask_to_leave("attention-0");
+      usleep(static_cast<useconds_t>(rng.below(30'000)));
+      kill(pid, SIGKILL);
+    });
+    ASSERT_FALSE(HasFailure());
+  }
+}
+
+}  // namespace
+}  // namespace fulgur::integration
