@@ -145,6 +145,7 @@ Status LocalMesh::start_node(Node& node, const std::string& endpoint) {
   options.scheduler = options_.scheduler;
   options.dispatch = options_.dispatch;
   options.parked = options_.parked;
+  options.cache = options_.cache;
   options.evacuation = options_.evacuation;
   options.on_left = [] {};
   options.on_fatal = [](const std::string& why) { throw AssertionError(why); };

@@ -38,6 +38,7 @@ struct LocalMeshOptions {
   attention::SchedulerOptions scheduler;
   attention::DispatchOptions dispatch;
   attention::ParkedLimits parked;
+  attention::PrefixCacheLimits cache;
   attention::EvacuationOptions evacuation;
 };
 

@@ -1,6 +1,7 @@
 #include "services/attention/engine.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "services/attention/sampler.hpp"
 
@@ -12,13 +13,15 @@ constexpr std::size_t kLogitsChunk = 64;
 
 }  // namespace
 
-Engine::Engine(SchedulerOptions options, ParkedLimits parked, const model::ModelConfig& config,
+Engine::Engine(SchedulerOptions options, ParkedLimits parked, PrefixCacheLimits cache,
+               const model::ModelConfig& config,
                const ModelWeights& weights, kernels::Backend& backend, const Clock& clock)
     : config_(config),
       weights_(weights),
       backend_(backend),
       clock_(clock),
-      scheduler_(options),
+      cache_(cache, StateShape::of(config, backend)),
+      scheduler_(options, &cache_),
       parked_(parked, StateShape::of(config, backend), options.identity, clock) {
   for (std::uint32_t lane = options.lanes; lane-- > 0;) {
     auto batch = std::make_shared<MicroBatch>();
@@ -43,7 +46,10 @@ Outcome Engine::submit(transport::LinkId link, std::uint64_t trace, std::int64_t
   if (sequence->submit.snapshot != 0) {
     sequence->snapshot = parked_.take(sequence->submit.snapshot, sequence->submit.tokens);
   }
-  Status admitted = scheduler_.submit(std::move(sequence));
+  const bool late = deadline_ns != 0 && deadline_ns <= clock_.wall_now();
+  const Status admitted =
+      late ? error(Code::deadline_exceeded, "the deadline passed before the request came")
+           : scheduler_.submit(std::move(sequence));
   if (!admitted.is_ok()) {
     ++stats_.finished_total[static_cast<std::size_t>(wire::FinishReason::error)];
     wire::Done done;
@@ -108,7 +114,10 @@ MicroBatchPtr Engine::next() {
   bool bounded = true;
   batch->deadline_ns = 0;
   for (const Slice& slice : batch->slices) {
-    const Sequence& sequence = *scheduler_.find(slice.sequence);
+    Sequence& sequence = *scheduler_.find(slice.sequence);
+    if (!std::exchange(sequence.begun, true)) {
+      stats_.wait_ns_total += static_cast<std::uint64_t>(clock_.now() - sequence.arrived);
+    }
     batch->trace = sequence.trace;
     bounded &= sequence.deadline_ns != 0;
     batch->deadline_ns = std::max(batch->deadline_ns, sequence.deadline_ns);

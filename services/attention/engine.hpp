@@ -32,6 +32,7 @@ struct Outcome {
 /// Counters for /metrics and heartbeats. Reactor thread.
 struct EngineStats {
   std::uint64_t requests_total = 0;
+  std::uint64_t wait_ns_total = 0;  ///< from arrival to the first micro-batch, summed
   std::uint64_t generated_tokens_total = 0;
   std::uint64_t prompt_tokens_total = 0;
   std::uint64_t micro_batches_total = 0;
@@ -42,7 +43,8 @@ struct EngineStats {
 class Engine {
  public:
   /// References outlive the engine.
-  Engine(SchedulerOptions options, ParkedLimits parked, const model::ModelConfig& config,
+  Engine(SchedulerOptions options, ParkedLimits parked, PrefixCacheLimits cache,
+         const model::ModelConfig& config,
          const ModelWeights& weights, kernels::Backend& backend, const Clock& clock);
 
   /// A refused submission is answered in the outcome; one that is running already is not run twice.
@@ -67,6 +69,7 @@ class Engine {
   bool idle() const { return scheduler_.empty(); }
   const Scheduler& scheduler() const { return scheduler_; }
   Scheduler& scheduler() { return scheduler_; }
+  const PrefixCache& cache() const { return cache_; }
   /// States that other shards have handed to this one.
   ParkedSnapshots& parked() { return parked_; }
   const ParkedSnapshots& parked() const { return parked_; }
@@ -85,6 +88,7 @@ class Engine {
   const ModelWeights& weights_;
   kernels::Backend& backend_;
   const Clock& clock_;
+  PrefixCache cache_;
   Scheduler scheduler_;
   ParkedSnapshots parked_;
   std::vector<MicroBatchPtr> free_lanes_;

@@ -258,6 +258,7 @@ wire::Load EngineActor::load() const {
   load.queue_depth = load.waiting;
   load.tokens_total = engine_.stats().generated_tokens_total;
   load.requests_total = engine_.stats().requests_total;
+  load.wait_ns_total = engine_.stats().wait_ns_total;
   load.busy_ns_total = static_cast<std::uint64_t>(shard_.busy.total());
   load.kv_pages_used = scheduler.pages().used();
   load.kv_pages_total = scheduler.pages().total();

@@ -54,6 +54,7 @@ int main(int argc, char** argv) {
   app.add_option("--micro-batches", scheduler.lanes, "micro-batches in flight")->check(CLI::Range(1, 16))->capture_default_str();
   app.add_option("--max-waiting", scheduler.waiting_max, "requests queued at most")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   app.add_option("--parked-bytes", options.parked.bytes_max, "memory for states of sequences that other shards hand over")->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 44))->capture_default_str();
+  app.add_option("--prefix-cache-bytes", options.cache.bytes_max, "memory for states of prompts, restored where another begins the same; 0: none")->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 44))->capture_default_str();
   app.add_option("--drain-timeout", drain_timeout_s, "seconds to move sequences away, or finish them, before leaving")->check(CLI::Range(0, 86400))->capture_default_str();
   if (auto code = service::parse(app, argc, argv)) return *code;
   scheduler.pages = static_cast<std::uint32_t>((kv_tokens + kernels::kPageTokens - 1) / kernels::kPageTokens);

@@ -50,6 +50,7 @@ struct MicroBatch {
   std::vector<Slice> slices;
   std::vector<std::uint32_t> tokens;  ///< [rows] input ids
   std::shared_ptr<SequenceSnapshot> snapshot;
+  bool capture = false;  ///< the snapshot is for the prompt cache; the sequence goes on
   std::int64_t deadline_ns = 0;  ///< wall clock; the latest of its sequences, 0: none
   std::uint64_t trace = 0;
 

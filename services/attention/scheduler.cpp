@@ -1,6 +1,7 @@
 #include "services/attention/scheduler.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "common/base/rng.hpp"
 #include "kernels/include/fulgur/kernels/backend.hpp"
@@ -27,14 +28,16 @@ void erase_id(Container& ids, SequenceId id) {
 
 }  // namespace
 
+std::uint64_t hash_next(std::uint64_t hash, std::uint32_t token) { return mix64(hash ^ token); }
+
 std::uint64_t hash_prefix(std::span<const std::uint32_t> tokens) {
   std::uint64_t hash = 0x66756c677572ULL;
-  for (const std::uint32_t token : tokens) hash = mix64(hash ^ token);
+  for (const std::uint32_t token : tokens) hash = hash_next(hash, token);
   return hash;
 }
 
-Scheduler::Scheduler(SchedulerOptions options)
-    : options_(options), slots_(options.slots), pages_(options.pages) {
+Scheduler::Scheduler(SchedulerOptions options, PrefixCache* cache)
+    : options_(options), cache_(cache), slots_(options.slots), pages_(options.pages) {
   FULGUR_ASSERT(options_.lanes > 0 && options_.batch_tokens > 0, "empty engine");
 }
 
@@ -65,10 +68,10 @@ Status Scheduler::submit(SequencePtr sequence) {
   }
   const SequenceId id = sequence->id;
   // A prompt whose log-probabilities are wanted must be computed here, all of it.
+  sequence->computed = sequence->snapshot ? sequence->snapshot->identity.length : 0;
   if (sequence->snapshot != nullptr && !submit.prompt_logprobs &&
       fits(*sequence->snapshot, *sequence)) {
     // What was running elsewhere goes on first; those who send it bound how many there are.
-    sequence->computed = sequence->snapshot->identity.length;
     sequence->state = SequenceState::swapped;
     insert_by_age(swapped_, id);
     ++arrivals_;
@@ -76,6 +79,8 @@ Status Scheduler::submit(SequencePtr sequence) {
     return Status::ok();
   }
   sequence->snapshot.reset();
+  sequence->computed = 0;
+  prepare_capture(*sequence);
   if (waiting_.size() >= options_.waiting_max) {
     return error(Code::resource_exhausted, "{} requests are waiting already", waiting_.size());
   }
@@ -90,7 +95,9 @@ bool Scheduler::plan(MicroBatch& batch) {
   batch.failure = Status::ok();
   batch.snapshot.reset();
   pages_short_ = false;
-  const bool planned = plan_departure(batch) || plan_restore(batch) || plan_forward(batch) || plan_preemption(batch);
+  // A prompt that was just found in the cache is restored in the same breath.
+  const bool planned = plan_departure(batch) || plan_capture(batch) || plan_restore(batch) ||
+                       plan_forward(batch) || plan_restore(batch) || plan_preemption(batch);
   if (planned) ++lanes_busy_;
   return planned;
 }
@@ -98,9 +105,15 @@ bool Scheduler::plan(MicroBatch& batch) {
 bool Scheduler::fits(const SequenceSnapshot& snapshot, const Sequence& sequence) const {
   const auto& tokens = sequence.submit.tokens;
   const std::uint64_t length = snapshot.identity.length;
-  if (length >= tokens.size()) return false;  // the last token's logits are wanted
+  const std::uint64_t used = sequence.computed;
+  if (used >= tokens.size()) return false;  // the last token's logits are wanted
+  // Any length in the open block: see PrefixCache.
+  if (used > length || used < length / kernels::kLightningBlock * kernels::kLightningBlock) return false;
   if (snapshot.tokens.size() != length) return false;
-  if (!std::equal(snapshot.tokens.begin(), snapshot.tokens.end(), tokens.begin())) return false;
+  if (!std::equal(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(used),
+                  snapshot.tokens.begin())) {
+    return false;
+  }
   wire::SnapshotIdentity wanted = options_.identity;
   wanted.length = length;
   wanted.prefix_hash = hash_prefix(snapshot.tokens);
@@ -204,6 +217,12 @@ std::uint32_t Scheduler::budget_left(const MicroBatch& batch) const {
 
 std::uint32_t Scheduler::chunk_rows(const Sequence& sequence, std::uint32_t budget) const {
   const std::uint64_t pending = sequence.pending();
+  // A prompt that ends on a boundary leaves nothing in the open block: its state is taken before.
+  const bool stop = sequence.capture_at > sequence.computed &&
+                    sequence.submit.prompt_tokens % kernels::kLightningBlock == 0;
+  if (stop && sequence.capture_at - sequence.computed <= budget) {
+    return static_cast<std::uint32_t>(sequence.capture_at - sequence.computed);
+  }
   if (pending <= budget) return static_cast<std::uint32_t>(pending);
   const std::uint64_t end = (sequence.computed + budget) / kernels::kLightningBlock *
                             kernels::kLightningBlock;
@@ -229,20 +248,80 @@ void Scheduler::plan_prefills(MicroBatch& batch) {
 }
 
 void Scheduler::admit_waiting(MicroBatch& batch) {
-  while (!waiting_.empty() && slots_.free() > 0 && !pages_short_) {
-    const std::uint32_t budget = budget_left(batch);
-    Sequence& sequence = *sequences_.at(waiting_.front());
-    const std::uint32_t rows = budget == 0 ? 0 : chunk_rows(sequence, budget);
-    if (rows == 0) return;
-    // The whole prompt must fit now: a half-computed prompt that waits for pages helps nobody.
-    if (pages_.free() < pages_for(sequence.length())) return;
-    waiting_.pop_front();
-    sequence.slot = slots_.take();
-    sequence.state = SequenceState::running;
-    insert_by_age(running_, sequence.id);
-    FULGUR_ASSERT(grow_pages(sequence, sequence.length()), "pages were counted free");
-    add_slice(batch, sequence, rows);
+  for (std::size_t at = 0; at < waiting_.size();) {
+    if (slots_.free() == 0 || pages_short_) return;
+    Sequence& sequence = *sequences_.at(waiting_[at]);
+    if (prompt_is_under_way(sequence)) {
+      ++at;
+      continue;
+    }
+    if (!admit(batch, sequence)) return;
+    if (!swapped_.empty()) return;  // it goes on from the cache, in a micro-batch of its own
   }
+}
+
+/// False when it does not fit now.
+bool Scheduler::admit(MicroBatch& batch, Sequence& sequence) {
+  // The whole prompt must fit now: a half-computed prompt that waits for pages helps nobody.
+  if (pages_.free() < pages_for(sequence.length())) return false;
+  if (admit_from_cache(sequence)) return true;
+  const std::uint32_t budget = budget_left(batch);
+  const std::uint32_t rows = budget == 0 ? 0 : chunk_rows(sequence, budget);
+  if (rows == 0) return false;
+  erase_id(waiting_, sequence.id);
+  sequence.slot = slots_.take();
+  sequence.state = SequenceState::running;
+  insert_by_age(running_, sequence.id);
+  FULGUR_ASSERT(grow_pages(sequence, sequence.length()), "pages were counted free");
+  add_slice(batch, sequence, rows);
+  return true;
+}
+
+bool Scheduler::admit_from_cache(Sequence& sequence) {
+  if (cache_ == nullptr || sequence.submit.prompt_logprobs) return false;
+  const std::uint64_t stored = cache_->stats().stored_total + 1;
+  if (std::exchange(sequence.cache_asked, stored) == stored) return false;  // nothing new is there
+  PrefixCache::Hit hit = cache_->find(sequence.submit.tokens, sequence.length() - 1);
+  if (hit.snapshot == nullptr) return false;
+  sequence.snapshot = std::move(hit.snapshot);
+  sequence.computed = hit.length;
+  if (sequence.capture_at <= hit.length) sequence.capture_at = 0;
+  erase_id(waiting_, sequence.id);
+  sequence.state = SequenceState::swapped;
+  insert_by_age(swapped_, sequence.id);
+  return true;
+}
+
+void Scheduler::prepare_capture(Sequence& sequence) const {
+  if (cache_ == nullptr) return;
+  constexpr std::uint64_t kBlock = kernels::kLightningBlock;
+  const std::uint64_t at = (sequence.submit.prompt_tokens - 1) / kBlock * kBlock;
+  const auto prefix = std::span<const std::uint32_t>(sequence.submit.tokens).first(at);
+  if (!cache_->wants(prefix)) return;
+  sequence.capture_at = at;
+  sequence.capture_key = hash_prefix(prefix);
+}
+
+/// Another sequence computes the same prompt and will leave its state in the cache: wait for that
+/// (n choices of one request arrive together).
+bool Scheduler::prompt_is_under_way(const Sequence& sequence) const {
+  if (sequence.capture_key == 0 || sequence.submit.prompt_logprobs) return false;
+  return std::ranges::any_of(running_, [&](SequenceId id) {
+    const Sequence& other = *sequences_.at(id);
+    return other.capture_at != 0 && other.capture_key == sequence.capture_key && !other.cancelled;
+  });
+}
+
+bool Scheduler::plan_capture(MicroBatch& batch) {
+  for (const SequenceId id : running_) {
+    Sequence& sequence = *sequences_.at(id);
+    const bool due = sequence.capture_at != 0 && sequence.computed >= sequence.capture_at;
+    if (!due || sequence.lane || sequence.cancelled) continue;
+    plan_snapshot(batch, sequence);
+    batch.capture = true;
+    return true;
+  }
+  return false;
 }
 
 bool Scheduler::plan_preemption(MicroBatch& batch) {
@@ -261,6 +340,7 @@ bool Scheduler::plan_preemption(MicroBatch& batch) {
 void Scheduler::plan_snapshot(MicroBatch& batch, Sequence& sequence) {
   sequence.lane = batch.lane;
   batch.work = Work::snapshot;
+  batch.capture = false;
   batch.snapshot = std::make_shared<SequenceSnapshot>();
   const auto seen = std::span(sequence.submit.tokens).first(sequence.computed);
   batch.snapshot->tokens.assign(seen.begin(), seen.end());
@@ -300,7 +380,10 @@ void Scheduler::complete(const MicroBatch& batch) {
     Sequence& sequence = *sequences_.at(slice.sequence);
     sequence.lane.reset();
     if (batch.work == Work::forward && batch.failure.is_ok()) sequence.computed += slice.rows;
-    if (batch.work == Work::snapshot) {
+    if (batch.work == Work::snapshot && batch.capture) {
+      cache_->put(batch.snapshot);
+      sequence.capture_at = 0;
+    } else if (batch.work == Work::snapshot) {
       sequence.snapshot = batch.snapshot;
       release(sequence);
       erase_id(running_, sequence.id);

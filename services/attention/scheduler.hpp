@@ -15,6 +15,7 @@
 #include "common/base/status.hpp"
 #include "services/attention/kv_pages.hpp"
 #include "services/attention/micro_batch.hpp"
+#include "services/attention/prefix_cache.hpp"
 #include "services/attention/sequence.hpp"
 
 namespace fulgur::attention {
@@ -36,7 +37,8 @@ using SequencePtr = std::unique_ptr<Sequence>;
 
 class Scheduler {
  public:
-  explicit Scheduler(SchedulerOptions options);
+  /// `cache`, if any, outlives the scheduler.
+  explicit Scheduler(SchedulerOptions options, PrefixCache* cache = nullptr);
 
   /// Queues a request. invalid_argument names what is wrong with it; resource_exhausted: queue full.
   /// One that brings a snapshot which fits goes on from it, before those that have none.
@@ -84,6 +86,7 @@ class Scheduler {
   static std::uint32_t pages_for(std::uint64_t tokens);
 
   bool plan_departure(MicroBatch& batch);
+  bool plan_capture(MicroBatch& batch);
   bool plan_restore(MicroBatch& batch);
   void plan_snapshot(MicroBatch& batch, Sequence& sequence);
   /// Whether the snapshot is this model's state after the first of the sequence's tokens.
@@ -93,6 +96,10 @@ class Scheduler {
   void plan_decodes(MicroBatch& batch);
   void plan_prefills(MicroBatch& batch);
   void admit_waiting(MicroBatch& batch);
+  bool admit(MicroBatch& batch, Sequence& sequence);
+  bool admit_from_cache(Sequence& sequence);
+  void prepare_capture(Sequence& sequence) const;
+  bool prompt_is_under_way(const Sequence& sequence) const;
   bool plan_preemption(MicroBatch& batch);
   bool grow_pages(Sequence& sequence, std::uint64_t tokens);
   void add_slice(MicroBatch& batch, Sequence& sequence, std::uint32_t rows);
@@ -102,6 +109,7 @@ class Scheduler {
   std::uint32_t budget_left(const MicroBatch& batch) const;
 
   SchedulerOptions options_;
+  PrefixCache* cache_;
   FreeList slots_;
   FreeList pages_;
   std::map<SequenceId, SequencePtr> sequences_;
@@ -117,7 +125,8 @@ class Scheduler {
   std::uint64_t arrivals_ = 0;
 };
 
-/// Identity of a token prefix (invariant I4).
+/// Identity of a token prefix (invariant I4): hash_next over its tokens, from hash_prefix({}).
+std::uint64_t hash_next(std::uint64_t hash, std::uint32_t token);
 std::uint64_t hash_prefix(std::span<const std::uint32_t> tokens);
 
 }  // namespace fulgur::attention

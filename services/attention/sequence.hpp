@@ -27,6 +27,7 @@ struct Sequence {
   std::int64_t deadline_ns = 0;  ///< wall clock; 0: none
   wire::Submit submit;           ///< `tokens` grows as tokens are generated
   Nanoseconds arrived = 0;
+  bool begun = false;  ///< has been in a micro-batch
 
   SequenceState state = SequenceState::waiting;
   std::uint64_t computed = 0;  ///< tokens the state has seen
@@ -34,6 +35,11 @@ struct Sequence {
   std::vector<std::uint32_t> pages;
   std::optional<std::uint32_t> lane;  ///< the micro-batch it is in
   bool cancelled = false;
+  /// What the prompt cache is to keep of it: the state at the first step at or behind this position;
+  /// 0: nothing, or done. A multiple of the block.
+  std::uint64_t capture_at = 0;
+  std::uint64_t cache_asked = 0;  ///< what the cache had been given when it was asked last
+  std::uint64_t capture_key = 0;  ///< hash of the tokens up to there; 0: none
   bool departing = false;  ///< becomes departed as soon as it is not in flight
   std::shared_ptr<SequenceSnapshot> snapshot;
 

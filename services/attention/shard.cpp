@@ -83,6 +83,7 @@ Result<std::unique_ptr<Shard>> start_shard(actor::Reactor& reactor,
   shard->transport = &reactor.transport();
   shard->clock = &reactor.clock();
   shard->engine = std::make_unique<Engine>(shard->options.scheduler, shard->options.parked,
+                                           shard->options.cache,
                                            shard->config, shard->weights, backend,
                                            reactor.clock());
   shard->layers.resize(shard->config.layers);

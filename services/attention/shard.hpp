@@ -28,6 +28,7 @@ struct ShardOptions {
   SchedulerOptions scheduler;    ///< positions_max and vocab are filled from the model
   DispatchOptions dispatch;      ///< sizes are filled from the model
   ParkedLimits parked;           ///< states taken over from other shards
+  PrefixCacheLimits cache;       ///< states of prompts, for prompts that begin the same
   EvacuationOptions evacuation;  ///< how this shard leaves
   std::function<void()> on_left;  ///< drained after Leave
   std::function<void(const std::string& why)> on_fatal;

@@ -158,8 +158,27 @@ struct ShardMetrics {
           "From a sequence's last step here until another shard had its state, summed",
           [](const Shard& shard) { return shard.evacuation_stats.pause_ns_total; }, {},
           telemetry::MirroredCounter::kPerNanosecond);
+    add_cache(metrics);
     show(metrics, "fulgur_parked_bytes", "Memory of states that other shards handed over",
          [](const Shard& shard) { return static_cast<double>(shard.engine->parked().bytes()); });
+  }
+
+  void add_cache(telemetry::Metrics& metrics) {
+    const std::tuple<const char*, const char*, std::uint64_t PrefixCacheStats::*> totals[] = {
+        {"fulgur_prefix_hits_total", "Prompts that went on from a cached state",
+         &PrefixCacheStats::hits_total},
+        {"fulgur_prefix_misses_total", "Prompts of a block and more that found none",
+         &PrefixCacheStats::misses_total},
+        {"fulgur_prefix_hit_tokens_total", "Prompt tokens not computed thanks to that",
+         &PrefixCacheStats::hit_tokens_total},
+        {"fulgur_prefix_evictions_total", "Cached states dropped to make room",
+         &PrefixCacheStats::evicted_total}};
+    for (const auto& [name, help, member] : totals) {
+      count(metrics, name, help,
+            [member = member](const Shard& shard) { return shard.engine->cache().stats().*member; });
+    }
+    show(metrics, "fulgur_prefix_cache_bytes", "Memory of cached prompt states",
+         [](const Shard& shard) { return static_cast<double>(shard.engine->cache().bytes()); });
   }
 
   service::ReactorMetrics reactor;

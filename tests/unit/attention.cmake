@@ -4,10 +4,12 @@ fulgur_test(expert_dispatch_test
   SOURCES attention/expert_dispatch_test.cpp attention/replica_choice_test.cpp
   DEPENDS fulgur::attention)
 fulgur_test(evacuation_test
-  SOURCES attention/evacuation_test.cpp attention/parked_snapshots_test.cpp DEPENDS fulgur::attention)
+  SOURCES attention/evacuation_test.cpp attention/parked_snapshots_test.cpp
+          attention/prefix_cache_test.cpp
+  DEPENDS fulgur::attention)
 fulgur_test(golden_test SOURCES attention/golden_test.cpp
             DEPENDS fulgur::local_mesh fulgur::direct_model fulgur::test_support TIMEOUT 300 LABELS golden)
 fulgur_use_actor_pch(golden_test)
 fulgur_test(exactness_test SOURCES attention/exactness_test.cpp attention/migration_test.cpp
-            DEPENDS fulgur::local_mesh fulgur::test_support TIMEOUT 300 LABELS exactness)
+            DEPENDS fulgur::local_mesh fulgur::test_support TIMEOUT 900 LABELS exactness)
 fulgur_use_actor_pch(exactness_test)

@@ -120,6 +120,43 @@ TEST_P(Exactness, WorkerDeathsAndReturns) {
   }
 }
 
+TEST_P(Exactness, PromptsFromTheCache) {
+  RealClock clock;
+  auto options = plain(GetParam());
+  options.workers = 2;
+  options.scheduler.lanes = 2;
+  options.scheduler.batch_tokens = 100;
+  auto warm = mesh::LocalMesh::start(tiny(), backend(GetParam()), clock, options).value();
+  const auto& stats = warm->shard(0).engine->cache().stats();
+  const auto all = requests();
+  for (int copies : {1, 1, 3}) {
+    std::vector<std::pair<std::uint64_t, std::size_t>> ids;
+    for (std::size_t at = 0; at < all.size(); ++at) {
+      for (int copy = 0; copy < copies; ++copy) ids.emplace_back(warm->submit(all[at]), at);
+    }
+    ASSERT_TRUE(warm->run());
+    for (const auto& [id, at] : ids) expect_same(warm->generation(id), yardstick(GetParam())[at], at);
+  }
+  EXPECT_GE(stats.hits_total, 24U) << "six prompts are longer than a block";
+  options.cache.bytes_max = 0;
+  auto cold = mesh::LocalMesh::start(tiny(), backend(GetParam()), clock, options).value();
+  for (std::size_t at : {4U, 8U, 10U}) {  // the next turn of a conversation
+    wire::Submit turn = all[at];
+    const auto& answer = yardstick(GetParam())[at].tokens;
+    turn.tokens.insert(turn.tokens.end(), answer.begin(), answer.end());
+    turn.tokens.insert(turn.tokens.end(), 20, 77);
+    turn.prompt_tokens = static_cast<std::uint32_t>(turn.tokens.size());
+    const std::uint64_t hits = stats.hits_total;
+    const auto id = warm->submit(turn);
+    const auto reference = cold->submit(turn);
+    ASSERT_TRUE(warm->run());
+    ASSERT_TRUE(cold->run());
+    expect_same(warm->generation(id), cold->generation(reference), at);
+    EXPECT_EQ(stats.hits_total, hits + 1);
+  }
+  EXPECT_EQ(cold->shard(0).engine->cache().entries(), 0U);
+}
+
 INSTANTIATE_TEST_SUITE_P(Activations, Exactness, testing::Values(Dtype::f32, Dtype::bf16),
                          [](const auto& info) { return std::string(to_string(info.param)); });
 
