@@ -95,11 +95,15 @@ void MeshActor::on_link_down(const actor::LinkDown& event) {
 
 void MeshActor::on_placement(const wire::Placement& placement) {
   const std::pair theirs(placement.orchestrator_generation, placement.epoch);
-  if (theirs < std::pair(generation_, epoch_)) {
+  // An Ack may have told of the generation before: its epochs count from its first placement.
+  const bool old = placement.orchestrator_generation < generation_ ||
+                   theirs < std::pair(placed_generation_, epoch_);
+  if (old) {
     return log::warn("ignored an old placement epoch={} generation={}", placement.epoch,
                      placement.orchestrator_generation);
   }
-  std::tie(generation_, epoch_) = theirs;
+  std::tie(placed_generation_, epoch_) = theirs;
+  generation_ = placed_generation_;
   const ShardPicker::Changes changes = picker_.apply(placement.shards);
   for (const auto link : changes.disconnect) {
     for (auto it = running_.begin(); it != running_.end();) {

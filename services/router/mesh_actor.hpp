@@ -73,6 +73,7 @@ class MeshActor {
   transport::LinkId orchestrator_ = 0;
   bool orchestrator_up_ = false;
   std::uint64_t generation_ = 0;  ///< largest orchestrator generation seen
+  std::uint64_t placed_generation_ = 0;  ///< of the last placement, as is epoch_
   std::uint64_t epoch_ = 0;
   std::uint64_t requests_total_ = 0;
 };
