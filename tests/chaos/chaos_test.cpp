@@ -77,8 +77,10 @@ class Storm {
         while (second.substr(0, 3) == first.substr(0, 3)) second = pick_target(rng_);
         hit(second);
       }
+      const Nanoseconds since = clock.now();
       ASSERT_TRUE(eventually([&] { return mesh_.is_whole(); }))
           << "not whole after fault " << count_ << ": " << mesh_.view().dump();
+      fmt::print("          whole after {:.1f} s\n", static_cast<double>(clock.now() - since) / 1e9);
       pause(1000);
     }
   }
@@ -101,6 +103,14 @@ class Storm {
     const std::string fault_class = fmt::format("{} {}{}", name_of(fault), kind, together_ ? ", two at once" : "");
     ++by_class_[fault_class];
     load_.fault(fault_class);
+    const RealClock clock;
+    const Nanoseconds began = clock.now();
+    strike(fault, service, kind);
+    fmt::print("{:6.1f} s  {} {}, {:.1f} s\n", static_cast<double>(began - began_) / 1e9,
+               name_of(fault), service, static_cast<double>(clock.now() - began) / 1e9);
+  }
+
+  void strike(Fault fault, const std::string& service, const std::string& kind) {
     const pid_t pid = mesh_.pid_of(service);
     switch (fault) {
       case Fault::kill:
@@ -145,6 +155,7 @@ class Storm {
   OpenLoop& load_;
   Rng rng_;
   int count_ = 0;
+  const Nanoseconds began_ = RealClock().now();
   bool together_ = false;  ///< the fault in hand is one of a pair: its pauses are counted apart
   std::map<std::string, int> by_class_;
 };
