@@ -28,7 +28,8 @@ ExpertDispatch::ExpertDispatch(std::string name, DispatchOptions options, const 
     : name_(std::move(name)), options_(options), clock_(clock), hooks_(std::move(hooks)) {}
 
 bool ExpertDispatch::set_placement(const wire::Placement& placement) {
-  if (placement.orchestrator_generation < generation_ || placement.epoch <= epoch_) return false;
+  const std::pair theirs(placement.orchestrator_generation, placement.epoch);
+  if (theirs <= std::pair(generation_, epoch_)) return false;
   generation_ = placement.orchestrator_generation;
   epoch_ = placement.epoch;
   layers_ = placement.layers;

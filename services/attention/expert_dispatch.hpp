@@ -69,9 +69,14 @@ class ExpertDispatch {
 
   ExpertDispatch(std::string name, DispatchOptions options, const Clock& clock, Hooks hooks);
 
-  /// Adopts a newer placement; older or equal epochs are ignored (returns false).
+  /// Adopts a newer placement: one of a newer orchestrator, whose epochs start over, or of a later
+  /// epoch of the same. Others are ignored (returns false).
   bool set_placement(const wire::Placement& placement);
   std::uint64_t epoch() const { return epoch_; }
+  /// Whether this placement is the one adopted last.
+  bool routes_by(const wire::Placement& placement) const {
+    return placement.orchestrator_generation == generation_ && placement.epoch == epoch_;
+  }
 
   void on_link_up(transport::LinkId link);
   void on_link_down(transport::LinkId link);

@@ -245,6 +245,27 @@ TEST(ExpertDispatch, WaitsForTheOnlyHolder) {
     for (const wire::Route& route : mesh.sent[at].second.routes) EXPECT_EQ(route.expert, 7U);
 }
 
+TEST(ExpertDispatch, EpochsOfANewerOrchestratorStartOver) {
+  Mesh mesh;
+  const auto placed = [&](std::uint64_t generation, std::uint64_t epoch) {
+    wire::Placement placement;
+    placement.orchestrator_generation = generation;
+    placement.epoch = epoch;
+    placement.layers = 1;
+    placement.experts = kExperts;
+    const bool adopted = mesh.dispatch.set_placement(placement);
+    EXPECT_EQ(mesh.dispatch.routes_by(placement), adopted);
+    return adopted;
+  };
+  EXPECT_TRUE(placed(1, 9));
+  EXPECT_FALSE(placed(1, 8));
+  EXPECT_TRUE(placed(2, 3));
+  EXPECT_EQ(mesh.dispatch.epoch(), 3U);
+  EXPECT_FALSE(placed(1, 10));
+  EXPECT_FALSE(placed(2, 2));
+  EXPECT_TRUE(placed(2, 4));
+}
+
 TEST(ExpertDispatch, IgnoresStalePlacementsAndLateAnswers) {
   Mesh mesh;
   mesh.place(5, {kAll});
