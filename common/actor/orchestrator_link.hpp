@@ -36,6 +36,11 @@ class OrchestratorLink {
   void on_up(const LinkUp& up) {
     if (!owns(up.link)) return;
     connected_ = true;
+    register_here();
+  }
+
+  /// On every new link, and when the orchestrator says that it does not know this member.
+  void register_here() {
     wire::Register registration = describe_();
     registration.orchestrator_generation = generation_;
     say(std::move(registration));

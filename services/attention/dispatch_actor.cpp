@@ -73,7 +73,8 @@ wire::Frame DispatchActor::pack(const MicroBatch& batch, std::span<const std::ui
 }
 
 void DispatchActor::adopt(const wire::Placement& placement) {
-  if (!dispatch_.set_placement(placement)) return;
+  // A repeated placement asks for the Switched that was lost.
+  if (!dispatch_.set_placement(placement) && !dispatch_.routes_by(placement)) return;
   const auto& registration = shard_.options.registration;
   actor::tell(shard_.engine_actor,
               Say{wire::Switched{registration.name, registration.incarnation, placement.epoch}});

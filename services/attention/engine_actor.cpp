@@ -1,5 +1,6 @@
 #include "services/attention/engine_actor.hpp"
 
+#include <tuple>
 #include <utility>
 
 #include "common/base/log.hpp"
@@ -132,7 +133,9 @@ void EngineActor::on_placement(const wire::Placement& placement) {
                placement.experts);
     return;
   }
-  epoch_ = placement.epoch;
+  const std::pair theirs(placement.orchestrator_generation, placement.epoch);
+  if (theirs < std::pair(placed_generation_, epoch_)) return;
+  std::tie(placed_generation_, epoch_) = theirs;
   shards_ = placement.shards;
   if (evacuation_) {
     evacuation_->set_targets(other_shards());
@@ -177,6 +180,7 @@ void EngineActor::on_chunk(const actor::Received<wire::SnapshotChunk>& received)
 
 void EngineActor::on_ack(const wire::Ack& ack) {
   if (!orchestrator_.accept_generation(ack.orchestrator_generation)) return;
+  if (ack.code == Code::not_found) return orchestrator_.register_here();
   if (ack.code != Code::ok && evacuation_) {
     log::warn("leaving although the orchestrator is against it why=\"{}\"", ack.message);
   } else if (ack.code != Code::ok) {

@@ -42,7 +42,8 @@ class EngineActor {
   Shard& shard_;
   Engine& engine_;
   actor::OrchestratorLink orchestrator_;
-  std::uint64_t epoch_ = 0;
+  std::uint64_t epoch_ = 0;              ///< of the last placement …
+  std::uint64_t placed_generation_ = 0;  ///< … and whose it was
   Nanoseconds next_beat_ = 0;
   bool pump_queued_ = false;
   std::vector<wire::ShardEntry> shards_;   ///< of the newest placement

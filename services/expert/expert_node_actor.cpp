@@ -80,7 +80,11 @@ void ExpertNodeActor::on_dispatch(actor::Received<wire::Dispatch>& received) {
 
 void ExpertNodeActor::on_prepare(const wire::Prepare& prepare) {
   if (!orchestrator_.accept_generation(prepare.orchestrator_generation)) return;
+  const bool repeated = preparing_epoch_ == prepare.epoch &&
+                        preparing_generation_ == prepare.orchestrator_generation;
+  if (repeated) return;  // it is being loaded: the answer follows
   preparing_epoch_ = prepare.epoch;
+  preparing_generation_ = prepare.orchestrator_generation;
   const WeightStore& store = *context_.store;
   auto wanted = ReplicaSet::from_bitmap(store.layers(), store.experts(), prepare.replicas);
   if (!wanted.is_ok()) return finish_prepare(wanted.status().code(), wanted.status().message());
@@ -138,6 +142,11 @@ void ExpertNodeActor::on_retire(const wire::Retire& retire) {
 
 void ExpertNodeActor::on_ack(const wire::Ack& ack) {
   if (!orchestrator_.accept_generation(ack.orchestrator_generation)) return;
+  if (ack.code == Code::not_found) {
+    orchestrator_.register_here();
+    if (asked_to_leave_) orchestrator_.say(wire::Drain{context_.name, orchestrator_.generation()});
+    return;
+  }
   if (ack.code != Code::ok && asked_to_leave_) {
     log::warn("leaving although replicas stay behind why=\"{}\"", ack.message);
     return leave();

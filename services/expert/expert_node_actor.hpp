@@ -64,6 +64,7 @@ class ExpertNodeActor {
   std::size_t loads_missing_ = 0;       ///< answers to AskLoad still awaited
   std::vector<wire::ExpertTokens> fresh_tokens_;
   std::uint64_t preparing_epoch_ = 0;   ///< 0: none
+  std::uint64_t preparing_generation_ = 0;
   std::size_t replicas_missing_ = 0;
   ReplicaSet wanted_;
   bool asked_to_leave_ = false;
