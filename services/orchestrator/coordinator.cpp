@@ -13,6 +13,10 @@ namespace {
 constexpr std::uint64_t kGenerationMax = 1ULL << 63;  // wall-clock nanoseconds stay below
 constexpr double kSpeedMin = 0.05;  // a plan by wilder ratios is a plan by noise
 constexpr double kSpeedMax = 20;
+constexpr Nanoseconds kPatience = kSecond;           // two heartbeats: what was sent is on its way
+constexpr Nanoseconds kRepeatPeriod = 2 * kSecond;   // to a member that is behind
+constexpr Nanoseconds kStrangerPeriod = 5 * kSecond;
+constexpr std::size_t kStrangersMax = 1024;
 
 }  // namespace
 
@@ -138,17 +142,46 @@ void Coordinator::note_slow(const Member& worker) {
 void Coordinator::on_heartbeat(transport::LinkId link, const wire::Heartbeat& beat) {
   if (superseded_by_ != 0) return;
   const auto revived = members_.on_heartbeat(link, beat);
-  if (!revived.is_ok()) {
-    // Its registration is on the way, or it is an older process that has been replaced.
-    ++counters_.strangers;
-    return;
-  }
+  if (!revived.is_ok()) return answer_stranger(link, beat);
   if (!obeyed(beat.name, beat.orchestrator_generation)) return;
   epochs_.observe_epoch(beat.epoch);
   learn(*members_.find(beat.name), beat);
-  if (!*revived) return;
+  if (!*revived) return repeat_if_behind(*members_.find(beat.name));
   log::info("back name={}", beat.name);
   admit(*members_.find(beat.name), Membership::Arrival::joined);
+  flush();
+}
+
+/// A registration that does not follow was lost: the answer makes the member send it again. An older
+/// process that has been replaced hears nothing.
+void Coordinator::answer_stranger(transport::LinkId link, const wire::Heartbeat& beat) {
+  ++counters_.strangers;
+  const Member* const successor = members_.find(beat.name);
+  if (successor != nullptr && successor->info.incarnation > beat.incarnation) return;
+  const Nanoseconds now = clock_.now();
+  std::erase_if(strangers_, [&](const auto& entry) { return now - entry.second > kStrangerPeriod; });
+  if (strangers_.size() >= kStrangersMax) return;
+  const auto [known, fresh] = strangers_.try_emplace(beat.name, now + kPatience);
+  if (fresh || now < known->second) return;
+  known->second = now + kStrangerPeriod;
+  log::info("asking to register name={}", beat.name);
+  outbox_.send(link, wire::Ack{beat.incarnation, Code::not_found,
+                               fmt::format("{} is not registered here", beat.name),
+                               options_.generation});
+}
+
+/// A link may drop what it has no room for, and stay up.
+void Coordinator::repeat_if_behind(const Member& member) {
+  const std::string name = member.info.name;
+  const ServiceKind kind = member.info.kind;
+  const Nanoseconds now = clock_.now();
+  if (!epochs_.is_behind(name, kind, member.epoch)) return members_.set_repeat_at(name, 0);
+  if (member.repeat_at == 0) return members_.set_repeat_at(name, now + kPatience);
+  if (now < member.repeat_at) return;
+  members_.set_repeat_at(name, now + kRepeatPeriod);
+  log::debug("repeating to name={} epoch={} theirs={}", name, epochs_.epoch(), member.epoch);
+  if (kind != ServiceKind::expert) send_placement(member);
+  epochs_.repeat_to(name);
   flush();
 }
 

@@ -17,7 +17,8 @@ namespace fulgur::orchestrator {
 class Outbox {
  public:
   virtual ~Outbox() = default;
-  /// Best effort: a peer that is away hears the same again when it registers.
+  /// Best effort: a peer that is away hears the same again when it registers, and one that is
+  /// there but behind on one of its heartbeats.
   virtual void send(transport::LinkId link, wire::Body body) = 0;
 };
 
@@ -90,6 +91,8 @@ class Coordinator {
   bool obeyed(const std::string& by, std::uint64_t generation);
   PlanningHints hints() const;
   void learn(const Member& member, const wire::Heartbeat& beat);
+  void answer_stranger(transport::LinkId link, const wire::Heartbeat& beat);
+  void repeat_if_behind(const Member& member);
   void forget(const std::string& name);
   void note_slow(const Member& worker);
   void admit(const Member& member, Membership::Arrival arrival);
@@ -109,6 +112,7 @@ class Coordinator {
   LoadHistory load_;
   Pools pools_;
   WorkerView worker_view_;
+  std::map<std::string, Nanoseconds> strangers_;  ///< who beats unregistered: when it is told so
   std::set<std::string> slow_;  ///< workers that were logged as slow
   std::uint64_t superseded_by_ = 0;
   Nanoseconds first_worker_at_ = -1;

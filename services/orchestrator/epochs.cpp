@@ -7,10 +7,6 @@
 #include "common/base/log.hpp"
 
 namespace fulgur::orchestrator {
-namespace {
-constexpr std::uint32_t kFailuresMax = 3;
-}
-
 std::string_view to_string(Epochs::Phase phase) {
   switch (phase) {
     case Epochs::Phase::settling:
@@ -32,6 +28,7 @@ Epochs::Worker Epochs::make_worker(const wire::Register& info) const {
   worker.capacity = options_.shape.cells();
   if (options_.expert_bytes > 0 && info.capacity_bytes > 0)
     worker.capacity = std::min(worker.capacity, info.capacity_bytes / options_.expert_bytes);
+  worker.capacity_whole = worker.capacity;
   worker.draining = info.draining;
   worker.domain = info.failure_domain;
   worker.held = ReplicaMap(options_.shape);
@@ -82,9 +79,29 @@ void Epochs::worker_again(const wire::Register& info) {
   const bool moved = found->second.endpoint != info.endpoint;
   found->second.endpoint = info.endpoint;
   if (moved && has_committed_) publish_change();
-  if (phase_ == Phase::preparing && awaited_.contains(info.name))
-    actions_.push_back(PrepareTo{info.name, prepare_message(target_.at(info.name))});
-  if (found->second.dismissed) actions_.push_back(DrainTo{info.name, {info.name, generation_}});
+  repeat_to(info.name);
+}
+
+bool Epochs::is_behind(const std::string& name, wire::ServiceKind kind, std::uint64_t epoch) const {
+  if (kind == wire::ServiceKind::expert) {
+    const bool awaited = phase_ == Phase::preparing && awaited_.contains(name);
+    return awaited || told_to_drain(name);
+  }
+  if (told_to_drain(name)) return true;
+  if (!has_committed_) return false;
+  // A larger one is that of an orchestrator before this one, which had not heard of it in time.
+  return epoch != committed_epoch_ || (phase_ == Phase::switching && awaited_.contains(name));
+}
+
+void Epochs::repeat_to(const std::string& name) {
+  if (phase_ == Phase::preparing && workers_.contains(name) && awaited_.contains(name))
+    actions_.push_back(PrepareTo{name, prepare_message(target_.at(name))});
+  if (told_to_drain(name)) actions_.push_back(DrainTo{name, {name, generation_}});
+}
+
+bool Epochs::told_to_drain(const std::string& name) const {
+  const auto shard = shards_.find(name);
+  return dismissed(name) || (shard != shards_.end() && !shard->second.accepting);
 }
 
 void Epochs::shard_joined(const wire::Register& info) {
@@ -138,6 +155,7 @@ PlacementInput Epochs::planning_input(bool forced) const {
     input.load = std::move(hints.load);
   }
   for (const auto& [name, worker] : workers_) {
+    if (worker.left_out) continue;
     PlacementWorker planned{name, worker.dismissed ? 0 : worker.capacity, worker.held};
     planned.domain = worker.domain;
     planned.draining = worker.draining;
@@ -237,21 +255,42 @@ void Epochs::on_prepared(const wire::Prepared& message) {
     return;
   }
   if (awaited_.erase(message.name) == 0) return;
+  if (found->second.retry_at == 0) found->second.failures = 0;
   found->second.held.add(target_.at(message.name));
   if (awaited_.empty()) commit();
 }
 
 /// A worker that cannot load keeps what it has; one that fails again gets nothing, and one that
-/// cannot even do that is left out until it starts again.
+/// cannot even do that is left out of plans: until it has had time to recover.
 void Epochs::worker_failed(const std::string& name, const std::string& why) {
   Worker& worker = workers_.at(name);
-  worker.capacity = worker.failures++ == 0 ? std::min(worker.capacity, worker.held.count()) : 0;
-  log::error("worker={} cannot prepare epoch={} capacity_now={} why=\"{}\"", name, target_epoch_,
-             worker.capacity, why);
-  if (worker.failures > kFailuresMax)
-    worker_lost(name);
+  const bool trusted = worker.retry_at == 0;
+  worker.left_out = !trusted && worker.capacity == 0;
+  worker.capacity = trusted ? std::min(worker.capacity, worker.held.count()) : 0;
+  Nanoseconds wait = options_.retry_min;
+  for (std::uint32_t i = 0; i < worker.failures && wait < options_.retry_max; ++i) wait *= 2;
+  ++worker.failures;
+  wait = std::min(wait, options_.retry_max);
+  worker.retry_at = clock_.now() + wait;
+  log::error("worker={} cannot prepare epoch={} capacity_now={} again_in_s={} why=\"{}\"", name,
+             target_epoch_, worker.capacity, wait / kSecond, why);
+  if (worker.left_out)
+    plan_without(name);
   else
     plan();
+}
+
+void Epochs::retry_failed() {
+  bool any = false;
+  for (auto& [name, worker] : workers_) {
+    if (worker.retry_at == 0 || clock_.now() < worker.retry_at) continue;
+    log::info("worker={} is trusted to load again failures={}", name, worker.failures);
+    worker.retry_at = 0;
+    worker.capacity = worker.capacity_whole;
+    worker.left_out = false;
+    any = true;
+  }
+  if (any) replan();
 }
 
 // ---------------------------------------------------------------- commit, switch, retire
@@ -299,6 +338,7 @@ void Epochs::finish_switch(bool retire) {
 }
 
 void Epochs::tick() {
+  retry_failed();
   const bool weighs = options_.rebalance_interval > 0 && phase_ == Phase::idle && has_committed_;
   if (weighs && clock_.now() - weighed_at_ >= options_.rebalance_interval) {
     weighed_at_ = clock_.now();

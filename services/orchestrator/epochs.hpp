@@ -60,6 +60,10 @@ struct EpochOptions {
   std::function<PlanningHints()> hints;  ///< asked at each plan when re-balancing is on
   Nanoseconds prepare_timeout = 600 * kSecond;
   Nanoseconds switch_timeout = 30 * kSecond;
+  /// A worker that could not load is trusted with its whole capacity again after this, which
+  /// doubles with every failure in a row.
+  Nanoseconds retry_min = 2 * kSecond;
+  Nanoseconds retry_max = 60 * kSecond;
 };
 
 class Epochs {
@@ -93,6 +97,11 @@ class Epochs {
 
   void on_prepared(const wire::Prepared& message);
   void on_switched(const wire::Switched& message);
+  /// Whether a member that reports `epoch` has missed what it was told last.
+  bool is_behind(const std::string& name, wire::ServiceKind kind, std::uint64_t epoch) const;
+  /// Says again what a member may have missed beside the placement: Prepare, Drain.
+  void repeat_to(const std::string& name);
+
   /// Timeouts of the running phase; re-balances when it is time and worth it.
   void tick();
 
@@ -129,8 +138,11 @@ class Epochs {
   struct Worker {
     std::uint64_t incarnation = 0;
     std::string endpoint;
-    std::uint64_t capacity = 0;  ///< replicas
-    std::uint32_t failures = 0;
+    std::uint64_t capacity = 0;  ///< replicas it is trusted with now
+    std::uint64_t capacity_whole = 0;
+    std::uint32_t failures = 0;  ///< to load, since it last prepared with its whole capacity
+    Nanoseconds retry_at = 0;    ///< when it is trusted again; 0: it is
+    bool left_out = false;       ///< of plans, until then
     std::string domain;
     ReplicaMap held;  ///< known to be loaded
     bool draining = false;
@@ -155,6 +167,8 @@ class Epochs {
   void finish_switch(bool retire);
   void finish_if_switched();
   void worker_failed(const std::string& name, const std::string& why);
+  void retry_failed();
+  bool told_to_drain(const std::string& name) const;
 
   EpochOptions options_;
   std::uint64_t generation_;

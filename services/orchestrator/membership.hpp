@@ -35,6 +35,7 @@ struct Member {
   std::uint64_t epoch = 0;
   wire::Load load;
   bool draining = false;  ///< kept over new links of the same incarnation
+  Nanoseconds repeat_at = 0;  ///< when it hears again what it has missed; 0: it is not behind
 };
 
 class Membership {
@@ -56,6 +57,7 @@ class Membership {
   /// A shard lost sight of a worker.
   void on_report(const wire::Report& report);
   void set_draining(const std::string& name, bool draining);
+  void set_repeat_at(const std::string& name, Nanoseconds time) { members_.at(name).repeat_at = time; }
   /// Forgets a member that left as it was told to.
   void remove(const std::string& name) { members_.erase(name); }
   /// Marks who is overdue as lost and returns their names, in order.

@@ -4,6 +4,7 @@ fulgur_test(orchestrator_test
           orchestrator/coordinator_test.cpp orchestrator/load_history_test.cpp
           orchestrator/drain_test.cpp orchestrator/scaling_signal_test.cpp
           orchestrator/worker_view_test.cpp orchestrator/elastic_test.cpp
+          orchestrator/repeat_test.cpp
   DEPENDS fulgur::orchestrator)
 target_include_directories(orchestrator_test PRIVATE ${CMAKE_CURRENT_SOURCE_DIR})
 fulgur_test(orchestrator_actor_test

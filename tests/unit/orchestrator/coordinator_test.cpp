@@ -110,8 +110,10 @@ TEST(Coordinator, ARestartWaitsForTheLate) {
   mesh.run();
   mesh.restart(expecting(3, 1));
   for (const char* name : {"router-0", "expert-0", "expert-1", "attention-0"}) mesh.announce(name);
+  mesh.peer("expert-2").alive = false;  // its link is not up yet
   mesh.pass(3 * kSecond);
   EXPECT_EQ(mesh.coordinator().epochs().phase(), Epochs::Phase::settling);
+  mesh.peer("expert-2").alive = true;
   mesh.announce("expert-2");
   mesh.run();
   EXPECT_EQ(mesh.coordinator().epochs().moves_total(), 0U);

@@ -131,7 +131,7 @@ TEST(Drain, AWorkerAsksForItself) {
   // Somebody else cannot send a member away.
   mesh.coordinator().on_drain(mesh.link("router-0"), {"attention-0", 1});
   mesh.run();
-  EXPECT_EQ(mesh.peer("router-0").last_ack.code, Code::not_found);
+  EXPECT_EQ(mesh.peer("router-0").last_refusal.code, Code::not_found);
   EXPECT_TRUE(mesh.peer("router-0").placement.shards.at(0).accepting);
   expect_healthy(mesh, 1);
   // A shard that says so leaves, be it the last: nothing new may go to it.

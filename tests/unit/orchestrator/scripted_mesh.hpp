@@ -20,9 +20,12 @@ class ScriptedMesh final : private Outbox {
     bool alive = true;
     bool told_to_leave = false;  ///< heard Drain; a worker leaves at once, a shard when asked to
     wire::Ack last_ack;
+    wire::Ack last_refusal;
     wire::Prepare last_prepare;
+    int prepares = 0;
     ReplicaMap held{kShape};
     std::map<std::uint64_t, ReplicaMap> prepared;
+    int bad_loads = 0;  ///< so many Prepares that name what it lacks fail
     wire::Placement placement;  ///< shards and routers
   };
 
@@ -69,6 +72,14 @@ class ScriptedMesh final : private Outbox {
     coordinator_->on_link_down(link_of(name));
   }
 
+  /// The oldest message is lost on a link that stays up; false when none waits.
+  bool lose() {
+    if (queue_.empty()) return false;
+    queue_.pop_front();
+    return true;
+  }
+  void lose_all() { queue_.clear(); }
+
   /// Delivers the oldest message, with the member's reaction; false when none waits.
   bool step();
   void run() {
@@ -77,6 +88,12 @@ class ScriptedMesh final : private Outbox {
   }
   /// Lets time pass with heartbeats of the living, then delivers everything.
   void pass(Nanoseconds time);
+  /// The same, where all that is said to `deaf` is lost.
+  void pass_with_loss(Nanoseconds time, const std::string& deaf) {
+    deaf_ = deaf;
+    pass(time);
+    deaf_.clear();
+  }
   /// The same, where heartbeats are the test's own affair.
   void pass_silently(Nanoseconds time);
 
@@ -106,6 +123,7 @@ class ScriptedMesh final : private Outbox {
   transport::LinkId last_link_ = 0;
   std::deque<Mail> queue_;
   std::uint64_t delivered_ = 0;
+  std::string deaf_;
 };
 
 /// The bitmap of a message as a map of the scripted model.
@@ -126,19 +144,30 @@ inline bool ScriptedMesh::step() {
   queue_.pop_front();
   ++delivered_;
   for (auto& [name, peer] : peers_)
-    if (link_of(name) == mail.link && peer.alive) receive(peer, mail.body);
+    if (link_of(name) == mail.link && peer.alive && name != deaf_) receive(peer, mail.body);
   return true;
 }
 
 inline void ScriptedMesh::receive(Peer& peer, const wire::Body& body) {
   if (const auto* prepare = std::get_if<wire::Prepare>(&body)) {
     peer.last_prepare = *prepare;
+    ++peer.prepares;
+    ReplicaMap all = peer.held;
+    all.add(replicas_of(prepare->replicas));
+    if (peer.bad_loads > 0 && !(all == peer.held)) {
+      --peer.bad_loads;
+      coordinator_->on_prepared(
+          {peer.info.name, peer.info.incarnation, prepare->epoch, Code::data_loss, "bad read"});
+      return;
+    }
     peer.held.add(replicas_of(prepare->replicas));
     peer.prepared.insert_or_assign(prepare->epoch, replicas_of(prepare->replicas));
     coordinator_->on_prepared(
         {peer.info.name, peer.info.incarnation, prepare->epoch, Code::ok, {}});
   } else if (const auto* ack = std::get_if<wire::Ack>(&body)) {
     peer.last_ack = *ack;
+    if (ack->code != Code::ok) peer.last_refusal = *ack;
+    if (ack->code == Code::not_found) announce(peer.info.name);
   } else if (std::holds_alternative<wire::Drain>(body)) {
     peer.told_to_leave = true;
     if (peer.info.kind == wire::ServiceKind::expert) kill(peer.info.name);
