@@ -152,14 +152,14 @@ void Coordinator::on_heartbeat(transport::LinkId link, const wire::Heartbeat& be
   flush();
 }
 
-/// A registration that does not follow was lost: the answer makes the member send it again. An older
-/// process that has been replaced hears nothing.
+/// A registration that does not follow was lost: the answer makes the member send it again. An
+/// older process that has been replaced hears nothing.
 void Coordinator::answer_stranger(transport::LinkId link, const wire::Heartbeat& beat) {
   ++counters_.strangers;
   const Member* const successor = members_.find(beat.name);
   if (successor != nullptr && successor->info.incarnation > beat.incarnation) return;
   const Nanoseconds now = clock_.now();
-  std::erase_if(strangers_, [&](const auto& entry) { return now - entry.second > kStrangerPeriod; });
+  std::erase_if(strangers_, [&](auto& entry) { return now - entry.second > kStrangerPeriod; });
   if (strangers_.size() >= kStrangersMax) return;
   const auto [known, fresh] = strangers_.try_emplace(beat.name, now + kPatience);
   if (fresh || now < known->second) return;

@@ -57,7 +57,7 @@ class Membership {
   /// A shard lost sight of a worker.
   void on_report(const wire::Report& report);
   void set_draining(const std::string& name, bool draining);
-  void set_repeat_at(const std::string& name, Nanoseconds time) { members_.at(name).repeat_at = time; }
+  void set_repeat_at(const std::string& name, Nanoseconds at) { members_.at(name).repeat_at = at; }
   /// Forgets a member that left as it was told to.
   void remove(const std::string& name) { members_.erase(name); }
   /// Marks who is overdue as lost and returns their names, in order.
