@@ -12,7 +12,6 @@ namespace {
 
 constexpr std::uint64_t kGenerationMax = 1ULL << 63;  // wall-clock nanoseconds stay below
 constexpr double kSpeedMin = 0.05;  // a plan by wilder ratios is a plan by noise
-constexpr double kSpeedMax = 20;
 constexpr Nanoseconds kPatience = kSecond;           // two heartbeats: what was sent is on its way
 constexpr Nanoseconds kRepeatPeriod = 2 * kSecond;   // to a member that is behind
 constexpr Nanoseconds kStrangerPeriod = 5 * kSecond;
@@ -50,9 +49,13 @@ bool Coordinator::obeyed(const std::string& by, std::uint64_t generation) {
 PlanningHints Coordinator::hints() const {
   PlanningHints hints;
   hints.load = load_.snapshot();
-  for (const auto& [name, member] : members_.members())
-    if (member.info.kind == ServiceKind::expert)
-      hints.speeds[name] = std::clamp(seen(member).speed, kSpeedMin, kSpeedMax);
+  // Only a worker that is slow beyond doubt counts as less than others, and none as more: a share of
+  // a busy host looks fast or slow for seconds, and a worker that has just come is not known at all.
+  for (const auto& [name, member] : members_.members()) {
+    if (member.info.kind != ServiceKind::expert) continue;
+    const WorkerView::Summary summary = seen(member);
+    if (summary.slow) hints.speeds[name] = std::clamp(summary.speed, kSpeedMin, 1.0);
+  }
   return hints;
 }
 

@@ -29,7 +29,7 @@ WorkerView::Summary WorkerView::summary(const std::string& worker,
   const auto middle = speeds.begin() + static_cast<std::ptrdiff_t>(speeds.size() / 2);
   std::nth_element(speeds.begin(), middle, speeds.end());
   summary.speed = *middle;
-  summary.slow = 2 * slow >= speeds.size();
+  summary.slow = 2 * slow > speeds.size();  // most of the shards that use it
   return summary;
 }
 

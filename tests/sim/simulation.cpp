@@ -12,7 +12,8 @@ namespace {
 using wire::ServiceKind;
 
 constexpr Nanoseconds kBootBound = 60 * kSecond;
-constexpr Nanoseconds kRecoveryBound = 120 * kSecond;
+// A request whose Submit was damaged ends at its deadline, 120 s after it came.
+constexpr Nanoseconds kRecoveryBound = 130 * kSecond;
 constexpr Nanoseconds kProbeTimeout = 60 * kSecond;
 constexpr Nanoseconds kLook = 100 * kMillisecond;  ///< between two looks at the mesh
 constexpr std::size_t kFailuresMax = 8;
