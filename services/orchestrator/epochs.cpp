@@ -159,7 +159,9 @@ PlacementInput Epochs::planning_input(bool forced) const {
     PlacementWorker planned{name, worker.dismissed ? 0 : worker.capacity, worker.held};
     planned.domain = worker.domain;
     planned.draining = worker.draining;
-    if (const auto speed = hints.speeds.find(name); speed != hints.speeds.end())
+    // A change of members is planned as if all were equally fast: who is slow this second may be so
+    // because of the change, and shards route around a slow worker by themselves.
+    if (const auto speed = hints.speeds.find(name); !forced && speed != hints.speeds.end())
       planned.speed = speed->second;
     input.workers.push_back(std::move(planned));
   }
