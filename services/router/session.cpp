@@ -66,8 +66,9 @@ void Session::submit(Run& run, bool patient) {
 }
 
 /// Continues a run on another shard. One that a client has seen tokens of, or that lost its shard,
-/// waits for a shard as long as its deadline allows.
+/// waits for a shard as long as its deadline allows; a shard that is full has not failed it.
 void Session::resubmit(Run& run, const Status& why) {
+  if (why.code() == Code::resource_exhausted && run.choice.started()) --run.submissions;
   if (run.submissions >= kSubmissionsMax) return fail(from_status(why));
   log::info("resubmitting request={} generated={} why=\"{}\"", input_.id, run.choice.generated(),
             why.message());
