@@ -10,6 +10,11 @@ import {tmpdir} from 'node:os';
 import {dirname, join, resolve} from 'node:path';
 import {fileURLToPath} from 'node:url';
 
+if (!process.env.FULGUR_LONG) {
+  console.log('skipped: FULGUR_LONG=1 plays the overlay, which takes minutes');
+  process.exit(77);
+}
+
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '../..');
 const require = createRequire(join(process.env.FULGUR_NODE_FOLDER, 'package.json'));
 const {parseAllDocuments} = require('yaml');
