@@ -25,8 +25,8 @@ Status Member::open() {
   transport::TransportOptions links;
   links.listen = flags_.listen;
   links.allowed = flags_.carrier();
-  FULGUR_ASSIGN_OR_RETURN(
-      transport_, transport::make_transport({kind_, flags_.name, incarnation_}, links));
+  FULGUR_ASSIGN_OR_RETURN(transport_,
+                          transport::make_transport({kind_, flags_.name, incarnation_}, links));
   return Status::ok();
 }
 
@@ -48,9 +48,11 @@ wire::Register Member::registration(std::uint64_t capacity_bytes) const {
 int Member::serve(actor::Reactor& reactor, std::function<void()> leave) {
   leave_ = std::move(leave);
   run_as(&reactor);
+  if (left_) reactor.stop();  // it failed while it was being built
   log::info("serving endpoint={} admin={}", transport_->endpoint(), admin_->endpoint());
   reactor.run();
   run_as(nullptr);
+  served_ = true;
   admin_->server().shutdown(kSecond);
   return exit_code_;
 }
@@ -60,9 +62,13 @@ void Member::run_as(actor::Reactor* reactor) {
   running_ = reactor;
 }
 
-void Member::left() { running_->stop(); }
+void Member::left() {
+  left_ = true;
+  if (running_ != nullptr) running_->stop();
+}
 
 void Member::fatal(const std::string& why) {
+  if (served_ || exit_code_ != 0) return;
   exit_code_ = fail(error(Code::failed_precondition, "{}", why));
   left();
 }

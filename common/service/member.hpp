@@ -1,5 +1,5 @@
-// The way up and down that shards and workers share: checkpoint, metrics, admin server and transport
-// in the order that pinning compute threads needs, then serving until asked to leave.
+// The way up and down that shards and workers share: checkpoint, metrics, admin server and
+// transport in the order that pinning compute threads needs, then serving until asked to leave.
 #pragma once
 
 #include <functional>
@@ -18,8 +18,8 @@ class Member {
   /// Watches for SIGTERM from here on: until serve() runs, one ends the process with 0.
   Member(std::string program, wire::ServiceKind kind, const Flags& flags);
 
-  /// Opens all parts. Compute backends come after it: whatever they pin, threads started later would
-  /// inherit.
+  /// Opens all parts. Compute backends come after it: whatever they pin, threads started later
+  /// would inherit.
   Status open();
 
   const Clock& clock() const { return clock_; }
@@ -30,10 +30,12 @@ class Member {
   /// What this process says of itself to the orchestrator.
   wire::Register registration(std::uint64_t capacity_bytes = 0) const;
 
-  /// Runs `reactor`; the first SIGTERM posts `leave` to it. Returns main's exit code after left() or
-  /// fatal().
+  /// Runs `reactor`; the first SIGTERM posts `leave` to it. Returns main's exit code after left()
+  /// or fatal().
   int serve(actor::Reactor& reactor, std::function<void()> leave);
-  /// Reactor thread: the service has drained, or cannot go on.
+  /// Reactor thread: the service has drained, or cannot go on. Before serve() they end it at once;
+  /// after it they do nothing: actors that end with the reactor read their mail, a second refusal
+  /// among it.
   void left();
   void fatal(const std::string& why);
   /// Prints "program: why" and returns 1.
@@ -46,7 +48,7 @@ class Member {
   const wire::ServiceKind kind_;
   const Flags& flags_;
   RealClock clock_;
-  std::mutex mutex_;                  // the signal thread asks while the reactor may be ending
+  std::mutex mutex_;  // the signal thread asks while the reactor may be ending
   actor::Reactor* running_ = nullptr;
   std::function<void()> leave_;
   SignalWatch signals_;
@@ -55,6 +57,8 @@ class Member {
   std::shared_ptr<const model::Checkpoint> checkpoint_;
   std::unique_ptr<Admin> admin_;
   std::unique_ptr<transport::Transport> transport_;
+  bool left_ = false;
+  bool served_ = false;
   int exit_code_ = 0;
 };
 
