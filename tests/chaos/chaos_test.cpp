@@ -1,6 +1,8 @@
 // Services of every kind killed, stopped and ended at random moments under open-loop load: no
 // request fails, every token and log-probability is the undisturbed mesh's, and the mesh is whole
-// again after each fault. The order of faults is seeded; the moments are the machine's.
+// again after each fault. A router takes its connections along, so its clients ask again, as client
+// libraries do, and must get the same answer. The order of faults is seeded; the moments are the
+// machine's.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -41,66 +43,78 @@ struct Target {
 };
 
 /// Services a fault may hit, experts most often.
-constexpr Target kTargets[] = {{"expert-0", 3},    {"expert-1", 3},    {"expert-2", 3},
-                               {"attention-0", 2}, {"attention-1", 2}, {"orchestrator", 2}};
+const std::vector<Target> kBehindTheRouter = {{"expert-0", 3},    {"expert-1", 3},
+                                              {"expert-2", 3},    {"attention-0", 2},
+                                              {"attention-1", 2}, {"orchestrator", 2}};
+const std::vector<Target> kRouterToo = {
+    {"router-0", 5}, {"expert-0", 1}, {"attention-0", 1}, {"orchestrator", 1}};
 
-std::string pick_target(Rng& rng) {
-  int total = 0;
-  for (const Target& target : kTargets) total += target.weight;
-  auto ticket = static_cast<int>(rng.below(static_cast<std::uint64_t>(total)));
-  for (const Target& target : kTargets)
-    if ((ticket -= target.weight) < 0) return target.service;
-  return kTargets[0].service;
-}
-
-Nanoseconds duration() {
-  if (!integration::long_mode()) return 20 * kSecond;
+/// `brief`, or in the long mode `part` of FULGUR_CHAOS_MINUTES (30).
+Nanoseconds duration(Nanoseconds brief, double part) {
+  if (!integration::long_mode()) return brief;
   const char* const minutes = std::getenv("FULGUR_CHAOS_MINUTES");
-  return (minutes != nullptr ? std::atoi(minutes) : 30) * 60 * kSecond;
+  const double all = (minutes != nullptr ? std::atoi(minutes) : 30) * 60;
+  return static_cast<Nanoseconds>(part * all * static_cast<double>(kSecond));
 }
 
 class Storm {
  public:
-  Storm(Mesh& mesh, OpenLoop& load) : mesh_(mesh), load_(load), rng_(kSeed) {}
+  Storm(Mesh& mesh, OpenLoop& load, std::vector<Target> targets)
+      : mesh_(mesh), load_(load), targets_(std::move(targets)), rng_(kSeed) {}
 
   /// Hits one or two services, lets the mesh recover, and so on until the time is over.
   void rage(Nanoseconds time) {
     const RealClock clock;
     for (const Nanoseconds end = clock.now() + time; clock.now() < end;) {
-      const std::string first = pick_target(rng_);
+      const std::string first = pick_target();
       together_ = rng_.below(3) == 0;
       hit(first);
       if (together_) {
         pause(300);
         // Another kind, so that capacity remains: a second replica, a second shard.
-        std::string second = pick_target(rng_);
-        while (second.substr(0, 3) == first.substr(0, 3)) second = pick_target(rng_);
+        std::string second = pick_target();
+        while (second.substr(0, 3) == first.substr(0, 3)) second = pick_target();
         hit(second);
       }
       const Nanoseconds since = clock.now();
       ASSERT_TRUE(eventually([&] { return mesh_.is_whole(); }))
           << "not whole after fault " << count_ << ": " << mesh_.view().dump();
-      fmt::print("          whole after {:.1f} s\n", static_cast<double>(clock.now() - since) / 1e9);
+      fmt::print("          whole after {:.1f} s\n",
+                 static_cast<double>(clock.now() - since) / 1e9);
       pause(1000);
     }
   }
   const std::map<std::string, int>& faults() const { return by_class_; }
 
  private:
+  std::string pick_target() {
+    int total = 0;
+    for (const Target& target : targets_) total += target.weight;
+    auto ticket = static_cast<int>(rng_.below(static_cast<std::uint64_t>(total)));
+    for (const Target& target : targets_)
+      if ((ticket -= target.weight) < 0) return target.service;
+    return targets_[0].service;
+  }
+
   /// Up to `most` milliseconds.
   void pause(std::uint64_t most) { usleep(static_cast<useconds_t>(1000 * rng_.below(most))); }
 
+  /// Whether it moves something away before it ends, and stays away then.
+  static bool holds_state(const std::string& kind) {
+    return kind == "expert" || kind == "attention";
+  }
+
   Fault pick_fault(const std::string& kind) {
     constexpr Fault kFaults[] = {Fault::kill, Fault::kill, Fault::stop, Fault::term, Fault::drain};
-    // The orchestrator holds nothing that could be moved away.
-    return kFaults[rng_.below(kind == "orchestrator" ? 3 : 5)];
+    return kFaults[rng_.below(holds_state(kind) ? 5 : 4)];
   }
 
   void hit(const std::string& service) {
     const std::string kind = service.substr(0, service.find('-'));
     const Fault fault = pick_fault(kind);
     SCOPED_TRACE(fmt::format("seed {}, fault {}: {} {}", kSeed, count_++, name_of(fault), service));
-    const std::string fault_class = fmt::format("{} {}{}", name_of(fault), kind, together_ ? ", two at once" : "");
+    const std::string fault_class =
+        fmt::format("{} {}{}", name_of(fault), kind, together_ ? ", two at once" : "");
     ++by_class_[fault_class];
     load_.fault(fault_class);
     const RealClock clock;
@@ -142,17 +156,19 @@ class Storm {
     EXPECT_TRUE(eventually([&] {
       finished = integration::run_program(integration::program("fulgur"), arguments);
       return finished.exit_code == 0;
-    })) << arguments[0] << ": " << finished.output;
+    })) << arguments[0]
+        << ": " << finished.output;
   }
   void scale_back(const std::string& kind) {
     if (kind == "expert")
       command({"scale", "experts", std::to_string(kShape.experts)});
-    else
+    else if (kind == "attention")
       command({"scale", "attention", std::to_string(kShape.attention)});
   }
 
   Mesh& mesh_;
   OpenLoop& load_;
+  std::vector<Target> targets_;
   Rng rng_;
   int count_ = 0;
   const Nanoseconds began_ = RealClock().now();
@@ -160,7 +176,20 @@ class Storm {
   std::map<std::string, int> by_class_;
 };
 
-TEST(Chaos, NoRequestFailsOrChanges) {
+void print(const LoadReport& report, const Storm& storm) {
+  fmt::print("{} requests, {} tokens, {} equal, {} asked again\n", report.asked, report.tokens,
+             report.equal, report.tried_again);
+  for (const auto& [fault, count] : storm.faults()) {
+    const auto seconds = [&](double q) {
+      return static_cast<double>(report.pause_quantile(fault, q)) / 1e9;
+    };
+    fmt::print("{:38} {:4} times; pause of a stream p50 {:.3f} s, p99 {:.3f} s, max {:.3f} s\n",
+               fault, count, seconds(0.5), seconds(0.99), seconds(1));
+  }
+}
+
+/// Load and faults for `time`; every request must end with the undisturbed mesh's answer.
+void expect_unharmed(const std::vector<Target>& targets, int retries_max, Nanoseconds time) {
   Mesh mesh(kShape);
   const Status started = mesh.start();
   ASSERT_TRUE(started.is_ok()) << started.message();
@@ -168,23 +197,25 @@ TEST(Chaos, NoRequestFailsOrChanges) {
   const auto expected = integration::at_once(mesh.url(), requests, true);
   for (const auto& answer : expected) ASSERT_EQ(answer.error, "");
 
-  OpenLoop load(mesh.url(), requests, expected, {.rate_per_s = 8, .seed = kSeed});
-  Storm storm(mesh, load);
-  storm.rage(duration());
+  OpenLoop load(mesh.url(), requests, expected,
+                {.rate_per_s = 8, .seed = kSeed, .retries_max = retries_max});
+  Storm storm(mesh, load, targets);
+  storm.rage(time);
   const LoadReport report = load.finish();
   for (const std::string& failure : report.failures) ADD_FAILURE() << failure;
   EXPECT_EQ(report.equal, report.asked);
   EXPECT_GT(report.asked, 0U);
-
-  fmt::print("{} requests, {} tokens, {} equal\n", report.asked, report.tokens, report.equal);
-  for (const auto& [fault, count] : storm.faults()) {
-    const auto seconds = [&](double q) {
-      return static_cast<double>(report.pause_quantile(fault, q)) / 1e9;
-    };
-    fmt::print("{:38} {:4} times; pause of a stream p50 {:.3f} s, p99 {:.3f} s, max {:.3f} s\n", fault,
-               count, seconds(0.5), seconds(0.99), seconds(1));
-  }
+  print(report, storm);
   EXPECT_EQ(mesh.stop(), 0);
+}
+
+TEST(Chaos, NoRequestFailsOrChanges) {
+  expect_unharmed(kBehindTheRouter, 0, duration(20 * kSecond, 0.75));
+}
+
+TEST(Chaos, ClientsOfADeadRouterAskAgainAndGetTheSame) {
+  constexpr int kRetries = 8;  // 25 s in all
+  expect_unharmed(kRouterToo, kRetries, duration(8 * kSecond, 0.25));
 }
 
 }  // namespace
