@@ -6,6 +6,7 @@
 
 #include "cli/http_client.hpp"
 #include "common/base/clock.hpp"
+#include "tests/integration/mesh.hpp"
 
 namespace fulgur::integration {
 namespace {
@@ -131,6 +132,29 @@ void expect_equal(const std::vector<Answer>& answers, const std::vector<Answer>&
         << "request " << i << ": tokens differ from "
         << first_difference(answers[i].tokens, expected[i].tokens) << " on, log-probabilities from "
         << first_difference(answers[i].logprobs, expected[i].logprobs);
+  }
+}
+
+void under_load(const std::string& url, const std::vector<json>& requests,
+                const std::vector<Answer>& expected, std::size_t tokens,
+                const std::function<void()>& act) {
+  std::atomic<bool> ending = false;
+  Progress progress = 0;
+  std::vector<std::future<std::vector<Answer>>> loops;
+  for (const json& request : requests)
+    loops.push_back(std::async(std::launch::async, [&] {
+      std::vector<Answer> answers;
+      do {
+        answers.push_back(stream(url, request, &progress));
+      } while (!ending && answers.back().error.empty());
+      return answers;
+    }));
+  EXPECT_TRUE(eventually([&] { return progress >= tokens; }));
+  act();
+  ending = true;
+  for (std::size_t i = 0; i < loops.size(); ++i) {
+    const auto answers = loops[i].get();
+    expect_equal(answers, std::vector<Answer>(answers.size(), expected[i]));
   }
 }
 

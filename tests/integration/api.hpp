@@ -46,4 +46,11 @@ std::vector<Answer> at_once(const std::string& url, const std::vector<nlohmann::
 /// Fails the test where the answers differ or one failed, naming the first difference of each.
 void expect_equal(const std::vector<Answer>& answers, const std::vector<Answer>& expected);
 
+/// Streams every request again and again, one thread each, and runs `act` among them once `tokens`
+/// tokens have come. However long `act` takes there is traffic, and every answer must be the
+/// expected.
+void under_load(const std::string& url, const std::vector<nlohmann::json>& requests,
+                const std::vector<Answer>& expected, std::size_t tokens,
+                const std::function<void()>& act);
+
 }  // namespace fulgur::integration

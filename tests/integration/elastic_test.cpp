@@ -6,7 +6,7 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <future>
+#include <functional>
 #include <memory>
 
 #include "cli/child.hpp"
@@ -45,16 +45,10 @@ class Elastic : public testing::Test {
     EXPECT_EQ(std::count(refused.output.begin(), refused.output.end(), '\n'), 1) << refused.output;
     EXPECT_NE(refused.output.find(why), std::string::npos) << refused.output;
   }
-  /// Runs the streams and `act` once half their tokens are there; all tokens must be as ever.
-  template <class Act>
-  static void under_traffic(const Act& act) {
-    Progress progress = 0;
-    auto traffic = std::async(std::launch::async, [&] {
-      return at_once(mesh_->url(), mixed_requests(kStreams, kTokens), true, &progress);
-    });
-    EXPECT_TRUE(eventually([&] { return progress >= kStreams * kTokens / 4; }));
-    act();
-    expect_equal(traffic.get(), undisturbed_);
+  /// Runs `act` among streams; all tokens must be as ever.
+  static void under_traffic(const std::function<void()>& act) {
+    under_load(mesh_->url(), mixed_requests(kStreams, kTokens), undisturbed_,
+               kStreams * kTokens / 4, act);
   }
   static bool has(const std::string& name) { return !mesh_->admin_of(name).empty(); }
   static json member(const std::string& name) {
@@ -81,11 +75,11 @@ TEST_F(Elastic, AWorkerStartedByHandServesAndLeavesOnSigterm) {
   const RealClock clock;
   const auto dir = mesh_->dir();
   const Nanoseconds started = clock.now();
-  const auto pid = cli::spawn(
-      program("fulgur-expert"),
-      {"--name", "by-hand", "--listen", dir.socket_endpoint("by-hand"), "--orchestrator",
-       dir.socket_endpoint("orchestrator"), "--model", tiny_model()},
-      scratch_path("by-hand"));
+  const auto pid =
+      cli::spawn(program("fulgur-expert"),
+                 {"--name", "by-hand", "--listen", dir.socket_endpoint("by-hand"), "--orchestrator",
+                  dir.socket_endpoint("orchestrator"), "--model", tiny_model()},
+                 scratch_path("by-hand"));
   ASSERT_TRUE(pid.is_ok());
   under_traffic([&] {
     EXPECT_TRUE(eventually([&] { return has("by-hand"); }));
@@ -150,14 +144,13 @@ TEST_F(Elastic, RefusesWhatCannotBe) {
 
 TEST_F(Elastic, AWorkerOfAnotherModelIsTurnedAway) {
   const std::string other = scratch_path("other");
-  const Finished made = run_program(
-      program("fulgur"), {"synth", "--preset", "odd", "--out", other, "--seed", "3"});
+  const Finished made =
+      run_program(program("fulgur"), {"synth", "--preset", "odd", "--out", other, "--seed", "3"});
   ASSERT_EQ(made.exit_code, 0) << made.output;
   const Finished refused = run_program(
       program("fulgur-expert"),
-      {"--name", "stranger", "--listen", mesh_->dir().socket_endpoint("stranger"),
-       "--orchestrator", mesh_->dir().socket_endpoint("orchestrator"), "--model", other,
-       "--log-level", "error"});
+      {"--name", "stranger", "--listen", mesh_->dir().socket_endpoint("stranger"), "--orchestrator",
+       mesh_->dir().socket_endpoint("orchestrator"), "--model", other, "--log-level", "error"});
   EXPECT_EQ(refused.exit_code, 1);
   EXPECT_NE(refused.output.find("stranger serves model"), std::string::npos) << refused.output;
   EXPECT_TRUE(mesh_->is_whole());

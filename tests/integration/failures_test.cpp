@@ -3,7 +3,6 @@
 // tokens that the clients have received.
 #include <gtest/gtest.h>
 
-#include <future>
 #include <memory>
 
 #include "common/base/rng.hpp"
@@ -16,21 +15,6 @@ namespace {
 constexpr std::size_t kStreams = 16;
 constexpr std::uint32_t kTokens = 48;
 constexpr std::uint64_t kSeed = 20260;
-
-/// Runs the streams and kills `victim` once the clients have `tokens` tokens.
-std::vector<Answer> streams_with_a_kill(Mesh& mesh, const std::string& victim, std::size_t tokens) {
-  Progress progress = 0;
-  auto traffic = std::async(std::launch::async, [&] {
-    return at_once(mesh.url(), mixed_requests(kStreams, kTokens), true, &progress);
-  });
-  const auto ended = [&] {
-    return traffic.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
-  };
-  EXPECT_TRUE(eventually([&] { return progress >= tokens || ended(); }));
-  EXPECT_FALSE(ended()) << "the traffic ended before the kill";
-  mesh.kill_service(victim);
-  return traffic.get();
-}
 
 class Failures : public testing::Test {
  protected:
@@ -45,6 +29,12 @@ class Failures : public testing::Test {
   static void TearDownTestSuite() {
     EXPECT_EQ(mesh_->stop(), 0);
     mesh_.reset();
+  }
+
+  /// Kills `victim` among streams once the clients have `tokens` tokens.
+  static void kill_under_load(const std::string& victim, std::size_t tokens) {
+    under_load(mesh_->url(), mixed_requests(kStreams, kTokens), undisturbed_, tokens,
+               [&] { mesh_->kill_service(victim); });
   }
 
   static std::unique_ptr<Mesh> mesh_;
@@ -64,7 +54,7 @@ TEST_F(Failures, KilledExpertWorkersCostNothing) {
                                     << " after " << moment << " tokens");
     const std::uint64_t epoch = mesh_->epoch();
     const pid_t pid = mesh_->pid_of(victim);
-    expect_equal(streams_with_a_kill(*mesh_, victim, moment), undisturbed_);
+    kill_under_load(victim, moment);
     ASSERT_TRUE(eventually([&] { return mesh_->is_whole() && mesh_->epoch() > epoch; }))
         << mesh_->view().dump();
     EXPECT_NE(mesh_->pid_of(victim), pid);
@@ -80,7 +70,7 @@ TEST_F(Failures, TheOrchestratorIsNotOnThePath) {
     SCOPED_TRACE(testing::Message() << "seed " << kSeed + 1 << ", round " << round);
     const auto before = mesh_->view();
     ASSERT_TRUE(before.is_object());
-    expect_equal(streams_with_a_kill(*mesh_, "orchestrator", moment), undisturbed_);
+    kill_under_load("orchestrator", moment);
     ASSERT_TRUE(eventually([&] { return mesh_->is_whole(); })) << mesh_->view().dump();
     const auto after = mesh_->view();
     EXPECT_GT(after["generation"], before["generation"]);
@@ -95,7 +85,7 @@ TEST_F(Failures, TheOrchestratorIsNotOnThePath) {
 TEST_F(Failures, AWorkerDiesWhileTheOrchestratorIsAway) {
   const std::uint64_t epoch = mesh_->epoch();
   mesh_->kill_service("orchestrator");
-  expect_equal(streams_with_a_kill(*mesh_, "expert-1", 100), undisturbed_);
+  kill_under_load("expert-1", 100);
   ASSERT_TRUE(eventually([&] { return mesh_->is_whole() && mesh_->epoch() > epoch; }))
       << mesh_->view().dump();
 }

@@ -87,7 +87,8 @@ double metric(const std::string& admin, const std::string& name, const std::stri
   double sum = -1;
   for (std::string line; std::getline(lines, line);) {
     const bool named = line.starts_with(name + " ") || line.starts_with(name + "{");
-    if (named && line.find(label) != std::string::npos) sum = std::max(sum, 0.0) + std::stod(line.substr(line.rfind(' ')));
+    if (named && line.find(label) != std::string::npos)
+      sum = std::max(sum, 0.0) + std::stod(line.substr(line.rfind(' ')));
   }
   return sum;
 }

@@ -4,7 +4,6 @@
 #include <signal.h>
 
 #include <functional>
-#include <future>
 #include <memory>
 
 #include "common/base/rng.hpp"
@@ -18,8 +17,8 @@ constexpr std::size_t kStreams = 16;
 constexpr std::uint32_t kTokens = 48;
 constexpr std::uint64_t kSeed = 40260;
 
-/// A mesh with two shards and what it answers while nothing happens to it. A shard that has drained is
-/// not started again: a test that drains one has the mesh to itself.
+/// A mesh with two shards and what it answers while nothing happens to it. A shard that has drained
+/// is not started again: a test that drains one has the mesh to itself.
 class Migration : public testing::Test {
  protected:
   void start() {
@@ -37,19 +36,9 @@ class Migration : public testing::Test {
     }
   }
 
-  /// Runs the streams, meddles once the clients have `tokens` tokens, and expects equal answers.
+  /// Meddles among streams once the clients have `tokens` tokens; expects equal answers.
   void expect_undisturbed(std::size_t tokens, const std::function<void()>& meddle) {
-    Progress progress = 0;
-    auto traffic = std::async(std::launch::async, [&] {
-      return at_once(mesh_->url(), mixed_requests(kStreams, kTokens), true, &progress);
-    });
-    const auto ended = [&] {
-      return traffic.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
-    };
-    EXPECT_TRUE(eventually([&] { return progress >= tokens || ended(); }));
-    EXPECT_FALSE(ended()) << "the traffic ended before anything happened";
-    meddle();
-    expect_equal(traffic.get(), undisturbed_);
+    under_load(mesh_->url(), mixed_requests(kStreams, kTokens), undisturbed_, tokens, meddle);
   }
 
   void ask_to_leave(const std::string& shard) {
@@ -94,8 +83,10 @@ TEST_F(Migration, AShardThatLeavesTakesItsSequencesAlong) {
     SCOPED_TRACE(testing::Message() << "seed " << kSeed + 1 << ", round " << round);
     const std::string router = mesh_->admin_of("router-0");
     const pid_t pid = mesh_->pid_of(leaver);
-    expect_undisturbed(moment, [&] { ask_to_leave(leaver); });
-    EXPECT_TRUE(eventually([&] { return kill(pid, 0) != 0; })) << "it has left";
+    expect_undisturbed(moment, [&] {
+      ask_to_leave(leaver);
+      EXPECT_TRUE(eventually([&] { return kill(pid, 0) != 0; })) << "it has left";
+    });
     // Copied for /metrics twice a second.
     EXPECT_TRUE(eventually([&] { return migrations_in(other, "restored") > 0; }))
         << "state was brought along, not computed again";
