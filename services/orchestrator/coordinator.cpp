@@ -41,8 +41,7 @@ bool Coordinator::obeyed(const std::string& by, std::uint64_t generation) {
     return true;
   }
   superseded_by_ = generation;
-  log::error("stepping down: {} obeys the orchestrator of generation {}, this one is {}; end one "
-             "of the two", by, generation, options_.generation);
+  log::error("stepping down: {} obeys the orchestrator of generation {}, this one is {}", by, generation, options_.generation);
   return false;
 }
 

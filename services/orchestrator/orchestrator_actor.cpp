@@ -59,6 +59,8 @@ void OrchestratorActor::on_tick() {
   const auto malformed = deps_.reactor->malformed() + deps_.reactor->transport().stats().malformed;
   if (deps_.metrics != nullptr) deps_.metrics->update(coordinator_, malformed);
   if (deps_.on_serving) deps_.on_serving(coordinator_.serving());
+  if (coordinator_.superseded_by() != 0 && deps_.on_superseded)
+    deps_.on_superseded(coordinator_.serving());
 }
 
 void OrchestratorActor::send(transport::LinkId link, wire::Body body) {

@@ -32,6 +32,9 @@ struct OrchestratorDeps {
   MeshMetrics* metrics = nullptr;
   /// Hears whether the mesh serves, a few times a second.
   std::function<void(const Status& serving)> on_serving;
+  /// Members obey a newer orchestrator. The process ends with `why`: its members look for the other
+  /// one, and should that be gone by then, whoever starts this one again starts the newest.
+  std::function<void(const Status& why)> on_superseded;
 };
 
 class OrchestratorActor final : private Outbox {

@@ -54,6 +54,10 @@ void spawn_supervised(actor::Reactor& reactor, const Clock& clock, OrchestratorD
     ended = error(Code::internal, "{} failed: {}", child, why);
     reactor.stop();
   };
+  deps.on_superseded = [&](const Status& why) {
+    ended = why;
+    reactor.stop();
+  };
   actor::ChildSpec child;
   child.name = "orchestrator";
   child.start = [&reactor, deps] { return start_orchestrator(reactor, deps); };

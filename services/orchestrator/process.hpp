@@ -31,8 +31,8 @@ CoordinatorOptions coordinator_options(const Options& options, const model::Chec
                                        const Clock& clock);
 
 /// Spawns the root supervisor with the orchestrator under it, whose commands `server` answers. When the
-/// actor fails, `ended` says why and the reactor stops: only a new process hears everybody
-/// register again. All references outlive the reactor's run.
+/// actor fails or is superseded, `ended` says why and the reactor stops: only a new process hears
+/// everybody register again. All references outlive the reactor's run.
 void spawn_supervised(actor::Reactor& reactor, const Clock& clock, OrchestratorDeps deps,
                       http::Server& server, Status& ended);
 

@@ -198,6 +198,7 @@ OrchestratorProcess::OrchestratorProcess(World& world, Network& network, Process
   deps.options = std::move(coordinator);
   deps.self = {name(), 1, options_.endpoint, "127.0.0.1:1"};
   deps.on_serving = [this](const Status& serving) { serving_ = serving; };
+  deps.on_superseded = [this](const Status& why) { exit(1, why.message()); };
   actor::ChildSpec child;
   child.name = "orchestrator";
   child.start = [this, deps] { return orchestrator::start_orchestrator(*reactor_, deps); };

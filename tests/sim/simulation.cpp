@@ -218,23 +218,11 @@ void Simulation::recover() {
     for (Place* place : orchestrators) place->spare = place == &going;
     end(going, Death::killed, 0);
   }
-  const auto quiet = [this] {
-    replace_superseded();
-    return unrest().empty();
-  };
+  const auto quiet = [this] { return unrest().empty(); };
   if (!run_until(faults_ended_ + kRecoveryBound, quiet)) {
     fail(fmt::format("not quiet {} s after the last fault: {}", kRecoveryBound / kSecond, unrest()));
   }
   report_.recovery = world_.now() - faults_ended_;
-}
-
-/// What an operator does whose log says that an orchestrator has stepped down.
-void Simulation::replace_superseded() {
-  for (const auto& place : places_) {
-    const auto* orchestrator = dynamic_cast<OrchestratorProcess*>(place->process.get());
-    if (orchestrator == nullptr || !orchestrator->serving().message().starts_with("superseded")) continue;
-    end(*place, Death::killed, 100 * kMillisecond);
-  }
 }
 
 /// Every router must serve again.

@@ -64,7 +64,6 @@ class Simulation {
   void boot();
   void let_faults_begin();
   void recover();
-  void replace_superseded();
   void probe();
   void run_until(Nanoseconds when);
   bool run_until(Nanoseconds bound, const std::function<bool()>& condition);

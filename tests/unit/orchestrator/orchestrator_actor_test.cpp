@@ -22,6 +22,14 @@ class Member final : private transport::Handler {
   }
   bool poll() { return transport_->poll(*this, 64) > 0; }
 
+  void beat(std::uint64_t generation) {
+    wire::Heartbeat beat;
+    beat.name = name_;
+    beat.incarnation = 1;
+    beat.orchestrator_generation = generation;
+    say(beat);
+  }
+
   std::vector<wire::Ack> acks;
   wire::Placement placement;
   std::uint64_t retired = 0;
@@ -76,6 +84,7 @@ class OrchestratorActorTest : public testing::Test {
     deps.self = {"orchestrator", 1, "inproc://orchestrator", "127.0.0.1:1"};
     deps.metrics = &mesh_metrics_;
     deps.on_serving = [this](const Status& serving) { serving_ = serving; };
+    deps.on_superseded = [this](const Status& why) { superseded_ = why; };
     actor_ = start_orchestrator(reactor_, std::move(deps));
   }
   void add(ServiceKind kind, const std::string& name) {
@@ -101,6 +110,7 @@ class OrchestratorActorTest : public testing::Test {
   telemetry::Metrics metrics_{"orchestrator", "orchestrator"};
   MeshMetrics mesh_metrics_{metrics_};
   Status serving_ = Status(Code::unavailable, "never ticked");
+  Status superseded_ = Status::ok();
   actor::Reactor reactor_{*transport_, clock_};
   actor::Handle actor_;
   std::map<std::string, std::unique_ptr<Member>> members_;
@@ -142,6 +152,18 @@ TEST_F(OrchestratorActorTest, AWorkerWhoseProcessDiesIsLost) {
   EXPECT_EQ(placement.workers[0].name, "expert-1");
   EXPECT_TRUE(serving_.is_ok()) << serving_.message();
   EXPECT_NE(metrics_.text().find("fulgur_members_lost_total 1\n"), std::string::npos);
+}
+
+TEST_F(OrchestratorActorTest, EndsWhenMembersObeyANewerOne) {
+  for (const char* name : {"expert-0", "expert-1"}) add(ServiceKind::expert, name);
+  add(ServiceKind::attention, "attention-0");
+  pass(kSecond);
+  members_["expert-0"]->beat(1);
+  pass(kSecond);
+  EXPECT_TRUE(superseded_.is_ok());
+  members_["expert-0"]->beat(2);
+  pass(kSecond);
+  EXPECT_EQ(superseded_.message(), "superseded by the orchestrator of generation 2");
 }
 
 }  // namespace
