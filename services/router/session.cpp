@@ -38,8 +38,7 @@ Session::~Session() {
 }
 
 void Session::start() {
-  const bool nothing_to_run =
-      input_.request->max_tokens == 0U && !input_.request->prompt_logprobs;
+  const bool nothing_to_run = input_.request->max_tokens == 0U && !input_.request->prompt_logprobs;
   for (Run& run : runs_) {
     if (ended_) return;
     if (nothing_to_run) {
@@ -68,13 +67,14 @@ void Session::submit(Run& run, bool patient) {
 /// Continues a run on another shard. One that a client has seen tokens of, or that lost its shard,
 /// waits for a shard as long as its deadline allows; a shard that is full has not failed it.
 void Session::resubmit(Run& run, const Status& why) {
-  if (why.code() == Code::resource_exhausted && run.choice.started()) --run.submissions;
+  const bool busy = why.code() == Code::resource_exhausted;
+  run.admitted = run.admitted || run.choice.started() || !busy;
+  if (busy && run.admitted) --run.submissions;
   if (run.submissions >= kSubmissionsMax) return fail(from_status(why));
   log::info("resubmitting request={} generated={} why=\"{}\"", input_.id, run.choice.generated(),
             why.message());
   metrics_.resubmissions.Increment();
-  const bool only_busy = why.code() == Code::resource_exhausted && !run.choice.started();
-  submit(run, !only_busy);
+  submit(run, run.admitted);
 }
 
 Session::Run* Session::find(std::uint64_t request) {

@@ -25,11 +25,11 @@ struct SessionInput {
   std::vector<std::shared_ptr<const TokenIds>> prompts;
   http::Responder responder;
   Admission::Ticket ticket;
-  std::string id;             ///< "chatcmpl-…"
+  std::string id;  ///< "chatcmpl-…"
   std::uint64_t seed = 0;
-  std::int64_t created = 0;   ///< Unix seconds
+  std::int64_t created = 0;  ///< Unix seconds
   Nanoseconds arrived = 0;
-  Nanoseconds deadline = 0;   ///< monotonic
+  Nanoseconds deadline = 0;  ///< monotonic
 };
 
 /// The session's way into the mesh.
@@ -65,9 +65,10 @@ class Session {
     std::uint64_t request = 0;  ///< current submission; 0 when none
     std::uint32_t submissions = 0;
     std::vector<std::string> avoid;
-    std::string moved_to;         ///< shard that holds its state
-    std::uint64_t snapshot = 0;   ///< as which
-    bool shown = false;         ///< its first chunk has been sent
+    std::string moved_to;        ///< shard that holds its state
+    std::uint64_t snapshot = 0;  ///< as which
+    bool shown = false;          ///< its first chunk has been sent
+    bool admitted = false;       ///< a shard had it and lost it: from then on no 429
     Nanoseconds last_token = 0;
   };
 

@@ -105,7 +105,12 @@ wire::Register Process::registration(const SimModel& model) const {
   return info;
 }
 
-void Process::pause(Nanoseconds until) { free_at_ = std::max(free_at_, until); }
+void Process::pause(Nanoseconds until) { stopped_until_ = std::max(stopped_until_, until); }
+
+void Process::resume() {
+  stopped_until_ = 0;
+  run_at(std::max(world_.now(), free_at()));
+}
 
 void Process::crash(const actor::Handle& actor) {
   caf::anon_send_exit(actor, caf::exit_reason::unhandled_exception);
@@ -114,7 +119,7 @@ void Process::crash(const actor::Handle& actor) {
 
 void Process::wake() {
   if (reactor_ == nullptr || in_pass_) return;
-  run_at(std::max(world_.now(), free_at_));
+  run_at(std::max(world_.now(), free_at()));
 }
 
 void Process::run_at(Nanoseconds when) {
@@ -128,7 +133,7 @@ void Process::run_at(Nanoseconds when) {
 }
 
 void Process::run() {
-  if (world_.now() < free_at_) return run_at(free_at_);
+  if (world_.now() < free_at()) return run_at(free_at());
   auto& scheduler = reactor_->scheduler();
   if (scheduler.queued() > 1) scheduler.prioritize(world_.dice().below(scheduler.queued()));
   clock_.begin_pass();
@@ -137,9 +142,9 @@ void Process::run() {
   in_pass_ = false;
   free_at_ = std::max(free_at_, world_.now() + clock_.spent() + kPass);
   clock_.begin_pass();
-  if (busy) return run_at(free_at_);
+  if (busy) return run_at(free_at());
   const Nanoseconds due = scheduler.clock().next_due(kNever);
-  if (due != kNever) run_at(std::max(due, free_at_));
+  if (due != kNever) run_at(std::max(due, free_at()));
 }
 
 ShardProcess::ShardProcess(World& world, Network& network, ProcessOptions options,

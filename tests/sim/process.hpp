@@ -46,6 +46,8 @@ class Process {
   std::uint64_t incarnation() const { return options_.identity.incarnation; }
   /// SIGSTOP, and SIGCONT then.
   void pause(Nanoseconds until);
+  /// SIGCONT, for one that is stopped.
+  void resume();
   void set_speed(double factor) { backend_.cost.factor = factor; }
   void set_death(Death death) { transport_->set_death(death); }
   /// An actor of this process ends with an error.
@@ -72,7 +74,10 @@ class Process {
   void run();
 
   static constexpr Nanoseconds kNever = std::numeric_limits<Nanoseconds>::max();
-  Nanoseconds free_at_ = 0;       ///< busy computing, or stopped, until then
+  Nanoseconds free_at() const { return std::max(free_at_, stopped_until_); }
+
+  Nanoseconds free_at_ = 0;  ///< busy computing until then
+  Nanoseconds stopped_until_ = 0;
   Nanoseconds runs_at_ = kNever;  ///< the pass that is scheduled
   bool in_pass_ = false;
   bool exiting_ = false;

@@ -203,6 +203,7 @@ void Simulation::recover() {
   for (const auto& place : places_) {
     if (place->process) {
       place->process->set_speed(1);
+      place->process->resume();
     } else if (!place->spare) {
       start(*place);
     }

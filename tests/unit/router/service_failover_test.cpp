@@ -150,6 +150,19 @@ TEST(RouterFailover, AllShardsBusyIs429) {
   EXPECT_EQ(call.json()["error"]["type"], "rate_limit_error");
 }
 
+TEST(RouterFailover, OneThatLostItsShardWaitsForAFullOne) {
+  FakeMesh mesh({}, {"shard-0", "shard-1"});
+  Call call(mesh, "/v1/completions", kStream);
+  const std::string lost = chosen(mesh, {"shard-0", "shard-1"});
+  const std::string full = lost == "shard-0" ? "shard-1" : "shard-0";
+  mesh.submitted(lost);
+  mesh.kill_shard(lost);
+  mesh.finish(full, mesh.submitted(full).request, wire::FinishReason::error,
+              Code::resource_exhausted, "2 requests are waiting already");
+  mesh.generate(full, mesh.submitted(full, 1), 0, 12);  // asked again half a second later
+  EXPECT_EQ(ids_of(call.events()), first(mesh.script(), 12));
+}
+
 TEST(RouterFailover, ADrainingShardHandsItsSequencesOver) {
   FakeMesh mesh({}, {"shard-0", "shard-1"});
   Call call(mesh, "/v1/completions", kStream);
