@@ -17,6 +17,7 @@ int run(const ScaleOptions& options);
 int run(const ChatOptions& options);
 int run(const DemoOptions& options);
 int run(const CheckOptions& options);
+int run(const PlanOptions& options);
 int run(const SynthOptions& options);
 int run(const BenchOptions& options);
 

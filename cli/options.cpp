@@ -132,6 +132,46 @@ CLI::App* add_demo(CLI::App& app, DemoOptions& demo) {
   return cmd;
 }
 
+CLI::App* add_plan(CLI::App& app, PlanOptions& plan) {
+  CLI::App* cmd = app.add_subcommand("plan", "how many GPUs a model needs and how fast it will be");
+  cmd->add_option("--model", plan.model, "M1, Text-01 or a checkpoint directory")
+      ->capture_default_str();
+  cmd->add_option("--gpu", plan.gpu, "h100, h200, h20, cpu or FILE.json")->capture_default_str();
+  cmd->add_option("--gpus", plan.gpus, "how many")->check(CLI::Range(1, 1024));
+  cmd->add_option("--context", plan.context, "tokens of a sequence, the mean of those in flight")
+      ->check(CLI::Range(1.0, 1e9))
+      ->capture_default_str();
+  cmd->add_option("--tpot", plan.tpot_ms, "milliseconds between tokens at most")
+      ->check(CLI::Range(1e-3, 1e6))
+      ->capture_default_str();
+  cmd->add_option("--prompt", plan.prompt, "prompt tokens of a request; 0: decode alone")
+      ->check(CLI::Range(0.0, 1e9))
+      ->capture_default_str();
+  cmd->add_option("--output", plan.output, "generated tokens of a request, with --prompt")
+      ->check(CLI::Range(1.0, 1e9))
+      ->capture_default_str();
+  cmd->add_option("--weights", plan.weights, "of experts; fp8 is hypothetical: not built")
+      ->check(CLI::IsMember({"bf16", "fp8"}))
+      ->capture_default_str();
+  cmd->add_option("--spare", plan.spare, "replicas beyond one of each expert, as a part of all")
+      ->check(CLI::Range(0.0, 64.0))
+      ->capture_default_str();
+  cmd->add_option("--headroom", plan.headroom, "part of a GPU's memory to leave free")
+      ->check(CLI::Range(0.0, 0.99))
+      ->capture_default_str();
+  cmd->add_option("--split", plan.split, "ATTENTION:EXPERTS or colocated, instead of the best");
+  cmd->add_option("--micro-batches", plan.micro_batches, "instead of the best of 1 to 4")
+      ->check(CLI::Range(1, 4));
+  cmd->add_option("--sequences", plan.sequences, "how fast it is with as many, whatever --tpot")
+      ->check(CLI::Range(1, 1 << 24));
+  cmd->add_option("--alternatives", plan.alternatives, "other splits to show")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  cmd->add_option("--print-profile", plan.print_profile, "print a --gpu's tables, then end");
+  cmd->add_flag("--json", plan.json, "machine-readable");
+  return cmd;
+}
+
 CLI::App* add_bench(CLI::App& app, BenchOptions& bench) {
   CLI::App* cmd =
       app.add_subcommand("bench",
@@ -176,6 +216,7 @@ Parsed parse_command_line(std::vector<std::string> arguments) {
   ChatOptions chat;
   DemoOptions demo;
   CheckOptions check;
+  PlanOptions plan;
   SynthOptions synth;
   BenchOptions bench;
   const CLI::App* up_cmd = add_up(app, up);
@@ -193,6 +234,7 @@ Parsed parse_command_line(std::vector<std::string> arguments) {
       app.add_subcommand("check", "say what a checkpoint is and what is wrong with it");
   check_cmd->add_option("DIR", check.directory, "checkpoint directory")->required();
   check_cmd->add_flag("--json", check.json, "machine-readable");
+  const CLI::App* plan_cmd = add_plan(app, plan);
   CLI::App* synth_cmd = app.add_subcommand("synth", "write a seeded random checkpoint");
   synth_cmd->add_option("--preset", synth.preset, "which shape")->required();
   synth_cmd->add_option("--out", synth.out, "directory to create")->required();
@@ -220,6 +262,7 @@ Parsed parse_command_line(std::vector<std::string> arguments) {
   if (chat_cmd->parsed()) return {chat, 0, {}};
   if (demo_cmd->parsed()) return {demo, 0, {}};
   if (check_cmd->parsed()) return {check, 0, {}};
+  if (plan_cmd->parsed()) return {plan, 0, {}};
   if (synth_cmd->parsed()) return {synth, 0, {}};
   if (bench_cmd->parsed()) {
     bench.arguments = bench_arguments;

@@ -67,6 +67,24 @@ struct CheckOptions {
   std::string directory;
   bool json = false;
 };
+struct PlanOptions {
+  std::string model = "M1";
+  std::string gpu = "h100";
+  std::uint32_t gpus = 0;
+  double context = 8192;
+  double tpot_ms = 50;
+  double prompt = 0;
+  double output = 1024;
+  std::string weights = "bf16";
+  double spare = 0.25;
+  double headroom = 0.1;
+  std::string split;  ///< "A:E" or "colocated"; empty: searched for
+  std::uint32_t micro_batches = 0;  ///< 0: searched for
+  std::uint32_t sequences = 0;      ///< 0: as many as possible
+  std::uint32_t alternatives = 3;
+  std::string print_profile;
+  bool json = false;
+};
 struct SynthOptions {
   std::string preset;
   std::string out;
@@ -78,7 +96,7 @@ struct BenchOptions {
 };
 
 using Command = std::variant<UpOptions, DownOptions, StatusOptions, DrainOptions, ScaleOptions, ChatOptions, DemoOptions,
-                             CheckOptions, SynthOptions, BenchOptions>;
+                             CheckOptions, PlanOptions, SynthOptions, BenchOptions>;
 
 /// A command to run, or text and exit code when there is nothing (left) to run: help (0, stdout) or
 /// one line about a bad flag (2, stderr).

@@ -53,6 +53,8 @@ TEST(Options, OtherCommands) {
   EXPECT_EQ(parse_command_line({"scale", "experts", "0"}).exit_code, 2);
   EXPECT_EQ(parse_command_line({"drain"}).exit_code, 2);
   EXPECT_EQ(parsed<CheckOptions>({"check", "dir"}).directory, "dir");
+  EXPECT_EQ(parsed<PlanOptions>({"plan", "--gpus", "24"}).gpus, 24U);
+  EXPECT_EQ(parsed<PlanOptions>({"plan", "--split", "8:16"}).split, "8:16");
   EXPECT_EQ(parsed<SynthOptions>({"synth", "--preset", "odd", "--out", "o", "--seed", "7"}).seed,
             7U);
   EXPECT_EQ(parsed<ChatOptions>({"chat", "--temperature", "0"}).temperature, 0.0);
@@ -77,6 +79,8 @@ TEST(Options, EveryMistakeIsOneLineAndExitCodeTwo) {
       {"up", "--transport", "carrier-pigeon"},
       {"up", "extra"},
       {"check"},
+      {"plan", "--gpus", "0"},
+      {"plan", "--gpus", "8", "--tpot", "0"},
       {"synth", "--out", "x"},
       {"bench"},
       {"bench", "everything"},

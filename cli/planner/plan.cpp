@@ -1,0 +1,189 @@
+#include "cli/planner/plan.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace fulgur::planner {
+namespace {
+
+using model::AttentionKind;
+
+constexpr double kMilli = 1e-3;
+
+Rows rows_of(const Request& request, const Split& split, std::uint32_t micro_batches,
+             std::uint64_t sequences) {
+  Rows rows;
+  rows.decode = std::max(1.0, static_cast<double>(sequences) / split.attention / micro_batches);
+  rows.prefill = rows.decode * request.prefill_ratio();
+  return rows;
+}
+
+/// The tries of one split.
+class Search {
+ public:
+  Search(const Request& request, const Split& split, const MemoryFit& memory)
+      : request_(request), split_(split), memory_(memory), costs_(request, split, memory.copies) {}
+
+  double seconds(std::uint32_t micro_batches, std::uint64_t sequences) const {
+    const Rows rows = rows_of(request_, split_, micro_batches, sequences);
+    return step_seconds(costs_.pipeline(rows, micro_batches, true));
+  }
+
+  /// Most sequences within memory and the time between tokens; 0: not even the fewest.
+  std::uint64_t most_sequences(std::uint32_t micro_batches) const {
+    const std::uint64_t fewest = std::uint64_t{split_.attention} * micro_batches;
+    const double limit = request_.tpot_ms * kMilli;
+    if (request_.sequences) return *request_.sequences;  // how fast it is, is the question
+    if (fewest > memory_.sequences_max || seconds(micro_batches, fewest) > limit) return 0;
+    std::uint64_t fits = fewest;
+    std::uint64_t beyond = memory_.sequences_max + 1;
+    while (beyond - fits > 1) {
+      const std::uint64_t middle = fits + (beyond - fits) / 2;
+      (seconds(micro_batches, middle) <= limit ? fits : beyond) = middle;
+    }
+    return fits;
+  }
+
+  /// The best number of micro-batches, or none within the time between tokens.
+  std::optional<Plan> best() const {
+    std::uint32_t chosen = 0;
+    std::uint64_t chosen_sequences = 0;
+    double chosen_rate = 0;
+    for (std::uint32_t count = 1; count <= kMicroBatchesMax; ++count) {
+      if (request_.micro_batches.value_or(count) != count) continue;
+      const std::uint64_t sequences = most_sequences(count);
+      if (sequences == 0) continue;
+      const double rate = static_cast<double>(sequences) / seconds(count, sequences);
+      if (rate <= chosen_rate) continue;
+      chosen = count;
+      chosen_sequences = sequences;
+      chosen_rate = rate;
+    }
+    if (chosen == 0) return std::nullopt;
+    return evaluate(request_, split_, memory_, chosen, chosen_sequences);
+  }
+
+  std::string too_slow() const {
+    const std::uint32_t count = request_.micro_batches.value_or(1);
+    const std::uint64_t fewest = std::uint64_t{split_.attention} * count;
+    if (fewest > memory_.sequences_max) {
+      return fmt::format("{} micro-batches need {} sequences; there is room for {}", count, fewest,
+                         memory_.sequences_max);
+    }
+    return fmt::format("even {} sequences take {:.1f} ms a token, above {:g}", fewest,
+                       seconds(count, fewest) / kMilli, request_.tpot_ms);
+  }
+
+ private:
+  const Request& request_;
+  Split split_;
+  const MemoryFit& memory_;
+  Costs costs_;
+};
+
+/// Adds the split's best plan; else returns why there is none.
+std::string try_split(const Request& request, const Split& split, std::vector<Plan>& plans) {
+  const auto memory = fit_memory(request, split);
+  if (!memory.is_ok()) return memory.status().message();
+  if (request.sequences.value_or(1) > memory->sequences_max) {
+    return fmt::format("memory has room for {} sequences", memory->sequences_max);
+  }
+  const Search search(request, split, *memory);
+  if (auto plan = search.best()) {
+    plans.push_back(std::move(*plan));
+    return {};
+  }
+  return search.too_slow();
+}
+
+/// The splits to try, those with the most expert devices first: why that one is not possible tells
+/// more than why any other is not. With more devices than a host has, one host alone is tried too:
+/// its link may be worth more than the other devices.
+std::vector<Split> splits_of(const Request& request) {
+  if (request.split && request.split->colocated) return {};
+  if (request.split) return {*request.split};
+  std::vector<Split> splits;
+  for (const std::uint32_t devices : {request.devices, request.profile.devices_per_host}) {
+    if (devices > request.devices || (!splits.empty() && devices == request.devices)) continue;
+    for (std::uint32_t attention = 1; attention < devices; ++attention) {
+      splits.push_back({attention, devices - attention, false});
+    }
+  }
+  return splits;
+}
+
+bool better(const Plan& a, const Plan& b) {
+  if (a.tokens_per_s != b.tokens_per_s) return a.tokens_per_s > b.tokens_per_s;
+  return a.split.attention < b.split.attention;
+}
+
+}  // namespace
+
+Status check(const Request& request) {
+  const auto& config = request.model.config;
+  const auto bad = [](std::string message) {
+    return Status(Code::invalid_argument, std::move(message));
+  };
+  if (request.devices == 0) return bad("--gpus must be at least 1");
+  if (!(request.context >= 1)) return bad("--context must be at least 1");
+  if (request.context > static_cast<double>(config.max_positions)) {
+    return error(Code::invalid_argument, "--context {:.0f}: {} has {} positions", request.context,
+                 request.model.name, config.max_positions);
+  }
+  if (!(request.tpot_ms > 0)) return bad("--tpot must be above 0");
+  if (!(request.prompt >= 0) || !(request.output >= 1)) {
+    return bad("--prompt must not be negative and --output at least 1");
+  }
+  if (request.prompt > request.context) return bad("--prompt must not exceed --context");
+  if (!(request.spare >= 0)) return bad("--spare must not be negative");
+  if (!(request.headroom >= 0 && request.headroom < 1)) return bad("--headroom must be in [0, 1)");
+  if (request.split && request.split->devices() > request.devices) {
+    return error(Code::invalid_argument, "--split needs {} devices and --gpus gives {}",
+                 request.split->devices(), request.devices);
+  }
+  return Status::ok();
+}
+
+Plan evaluate(const Request& request, const Split& split, const MemoryFit& memory,
+              std::uint32_t micro_batches, std::uint64_t sequences) {
+  const Costs costs(request, split, memory.copies);
+  Plan plan;
+  plan.split = split;
+  plan.micro_batches = micro_batches;
+  plan.sequences = sequences;
+  plan.memory = memory;
+  plan.rows = rows_of(request, split, micro_batches, sequences);
+  plan.lightning_attention = costs.attention(AttentionKind::lightning, plan.rows);
+  plan.softmax_attention = costs.attention(AttentionKind::softmax, plan.rows);
+  plan.lightning = costs.layer(AttentionKind::lightning, plan.rows, true);
+  plan.softmax = costs.layer(AttentionKind::softmax, plan.rows, true);
+  const Pipeline joined = costs.pipeline(plan.rows, micro_batches, true);
+  plan.head = joined.head;
+  plan.tpot = step_seconds(joined);
+  plan.busy = busy_seconds(joined);
+  plan.tokens_per_s = static_cast<double>(sequences) / plan.tpot;
+  const Pipeline alone = costs.pipeline(plan.rows, micro_batches, false);
+  plan.tokens_per_s_alone = static_cast<double>(sequences) / step_seconds(alone);
+  plan.memory_bound = sequences == memory.sequences_max;
+  return plan;
+}
+
+Outcome make_plans(const Request& request) {
+  Outcome outcome;
+  for (const Split& split : splits_of(request)) {
+    const std::string why = try_split(request, split, outcome.plans);
+    if (outcome.why_not.empty()) outcome.why_not = why;
+  }
+  if (!outcome.plans.empty()) outcome.why_not.clear();
+  if (request.devices == 1 && !request.split) {
+    outcome.why_not = "one device cannot be divided into two pools";
+  }
+  std::stable_sort(outcome.plans.begin(), outcome.plans.end(), better);
+  if (!request.split || request.split->colocated) {
+    const Split all{request.devices, request.devices, true};
+    outcome.why_not_colocated = try_split(request, request.split.value_or(all), outcome.colocated);
+  }
+  return outcome;
+}
+
+}  // namespace fulgur::planner
