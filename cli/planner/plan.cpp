@@ -1,7 +1,8 @@
 #include "cli/planner/plan.hpp"
 
 #include <algorithm>
-#include <cmath>
+
+#include "cli/planner/pool_order.hpp"
 
 namespace fulgur::planner {
 namespace {
@@ -112,6 +113,24 @@ std::vector<Split> splits_of(const Request& request) {
   return splits;
 }
 
+/// What becomes of `plan` when its shards start at different layers.
+void play_orders(const Request& request, Plan& plan) {
+  if (plan.split.attention < 2 || request.profile.take_turns) return;
+  const Costs costs(request, plan.split, plan.memory.copies);
+  PoolRun run;
+  run.shard = costs.pipeline(plan.rows, plan.micro_batches, true);
+  run.shards = plan.split.attention;
+  std::vector<double> seconds{0};
+  for (std::uint32_t joined = 1; joined <= run.shards * plan.micro_batches; ++joined) {
+    seconds.push_back(costs.experts(plan.rows.sum() * joined));
+  }
+  run.experts = [&](std::uint32_t joined) { return seconds[joined]; };
+  const auto sequences = static_cast<double>(plan.sequences);
+  plan.tokens_per_s_arrival = sequences / apart_step_seconds(run);
+  run.order = PoolOrder::most_waiting;
+  plan.tokens_per_s_most_waiting = sequences / apart_step_seconds(run);
+}
+
 bool better(const Plan& a, const Plan& b) {
   if (a.tokens_per_s != b.tokens_per_s) return a.tokens_per_s > b.tokens_per_s;
   return a.split.attention < b.split.attention;
@@ -179,6 +198,7 @@ Outcome make_plans(const Request& request) {
     outcome.why_not = "one device cannot be divided into two pools";
   }
   std::stable_sort(outcome.plans.begin(), outcome.plans.end(), better);
+  if (!outcome.plans.empty()) play_orders(request, outcome.plans.front());
   if (!request.split || request.split->colocated) {
     const Split all{request.devices, request.devices, true};
     outcome.why_not_colocated = try_split(request, request.split.value_or(all), outcome.colocated);

@@ -22,8 +22,12 @@ struct Plan {
   double tpot = 0;  ///< seconds
   double tokens_per_s = 0;
   double tokens_per_s_alone = 0;  ///< when shards never meet in the expert pool
-  Busy busy;                      ///< seconds of `tpot`
-  bool memory_bound = false;      ///< memory, not the time between tokens, ended the batch
+  /// Shards that start at different layers, by the order of layers in the pool; set for the best
+  /// plan with two pools and several shards, else 0.
+  double tokens_per_s_arrival = 0;
+  double tokens_per_s_most_waiting = 0;
+  Busy busy;                  ///< seconds of `tpot`
+  bool memory_bound = false;  ///< memory, not the time between tokens, ended the batch
 
   double tokens_per_s_device() const { return tokens_per_s / split.devices(); }
 };

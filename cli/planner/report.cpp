@@ -87,6 +87,19 @@ void print_busy(Out to, const Request& request, const Plan& plan) {
   fmt::format_to(to, "; head {:.1f} us\n", plan.head / kMicro);
 }
 
+void print_apart(Out to, const Plan& plan) {
+  if (plan.tokens_per_s_arrival > 0) {
+    fmt::format_to(to,
+                   "  with all shards in step; started apart {} as workers order layers now, {} if "
+                   "they took\n  the layer most wait for; {} if shards never met\n",
+                   grouped(plan.tokens_per_s_arrival), grouped(plan.tokens_per_s_most_waiting),
+                   grouped(plan.tokens_per_s_alone));
+  } else {
+    fmt::format_to(to, "  with all shards in step; {} if they never met in the expert pool\n",
+                   grouped(plan.tokens_per_s_alone));
+  }
+}
+
 void print_plan(Out to, const Request& request, const char* title, const Plan& plan) {
   fmt::format_to(to, "{:<12} ", title);
   if (plan.split.colocated) {
@@ -111,10 +124,7 @@ void print_plan(Out to, const Request& request, const char* title, const Plan& p
                    : plan.memory_bound ? "memory for sequences"
                                        : "the time between tokens");
   }
-  if (plan.split.attention > 1) {
-    fmt::format_to(to, "  {} tokens/s if shards never meet in the expert pool\n",
-                   grouped(plan.tokens_per_s_alone));
-  }
+  if (plan.split.attention > 1) print_apart(to, plan);
   fmt::format_to(to,
                  "  memory     attention device {:.1f} GB + {:.1f} GB of sequences, "
                  "expert device {:.1f} GB, of {:.1f} usable\n",

@@ -32,6 +32,10 @@ Json plan_json(const Plan& plan) {
   out["tokens_per_s"] = plan.tokens_per_s;
   out["tokens_per_s_device"] = plan.tokens_per_s_device();
   out["tokens_per_s_if_shards_never_meet"] = plan.tokens_per_s_alone;
+  if (plan.tokens_per_s_arrival > 0) {
+    out["tokens_per_s_started_apart"] = {{"arrival", plan.tokens_per_s_arrival},
+                                         {"most_waiting", plan.tokens_per_s_most_waiting}};
+  }
   out["bound_by"] = plan.memory_bound ? "memory" : "time";
   out["memory"] = {{"usable_bytes", plan.memory.usable},
                    {"attention_bytes", plan.memory.attention},

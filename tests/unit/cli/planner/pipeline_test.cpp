@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "cli/planner/pool_order.hpp"
 #include "common/base/rng.hpp"
 
 namespace fulgur::planner {
@@ -139,6 +140,44 @@ TEST(Pipeline, NeverBeatsItsBoundsAndRisesWithEveryStage) {
     *times[rng.below(6)] += rng.uniform();
     EXPECT_GE(step_seconds(pipeline), before) << "seed " << seed;
   }
+}
+
+PoolRun pool_run(std::uint32_t shards, std::uint32_t micro_batches, double attention,
+                 double experts, double latency) {
+  PoolRun run;
+  run.shard = {std::vector<StageTimes>(20, {attention, 0, latency, 0, 0, latency}), 0,
+               micro_batches, false};
+  run.shards = shards;
+  run.experts = [experts](std::uint32_t) { return experts; };
+  return run;
+}
+
+TEST(PoolOrder, OneShardIsThePipeline) {
+  for (const PoolOrder order : {PoolOrder::arrival, PoolOrder::most_waiting}) {
+    PoolRun run = pool_run(1, 1, 2, 3, 0.5);
+    run.order = order;
+    EXPECT_NEAR(apart_step_seconds(run), 20 * (2 + 3 + 2 * 0.5), 1e-9);
+  }
+  Pipeline pipeline = pool_run(1, 2, 2, 3, 0.5).shard;
+  for (StageTimes& stage : pipeline.layers) stage.experts = 3;
+  // Two micro-batches join where they can: never slower than one after the other.
+  EXPECT_LE(apart_step_seconds(pool_run(1, 2, 2, 3, 0.5)), step_seconds(pipeline) + 1e-9);
+}
+
+TEST(PoolOrder, APoolWithTimeToSpareMakesNobodyWaitLong) {
+  const double alone = 20 * (10 + 0.1);
+  EXPECT_LT(apart_step_seconds(pool_run(4, 1, 10, 0.1, 0)), alone * 1.03);
+}
+
+TEST(PoolOrder, ShardsMeetSoonerWhereMostWait) {
+  PoolRun run = pool_run(8, 2, 2.2, 2.6, 0.6);
+  const double arrival = apart_step_seconds(run);
+  run.order = PoolOrder::most_waiting;
+  const double most = apart_step_seconds(run);
+  EXPECT_LT(most, arrival);
+  EXPECT_GE(most, 20 * (2.2 + 2.6 + 2 * 0.6) - 1e-9) << "a micro-batch's own way";
+  EXPECT_LE(arrival, 20 * 8 * 2 * 2.6 + 20 * 6) << "all of them one after another";
+  EXPECT_EQ(apart_step_seconds(run), most) << "the same again";
 }
 
 }  // namespace
