@@ -9,6 +9,7 @@
 
 #include <cstdlib>
 #include <map>
+#include <utility>
 
 #include "common/base/rng.hpp"
 #include "tests/chaos/open_loop.hpp"
@@ -24,6 +25,9 @@ constexpr std::uint64_t kSeed = 20261123;
 constexpr std::size_t kRequests = 32;
 constexpr std::uint32_t kTokens = 48;
 constexpr integration::MeshFlags kShape{.experts = 3, .attention = 2};
+
+/// A process that dies again before this is started ever later: longer than clients try.
+constexpr unsigned kGoodRun_s = 11;
 
 enum class Fault {
   kill,  ///< SIGKILL; the supervisor starts it again
@@ -82,6 +86,7 @@ class Storm {
       fmt::print("          whole after {:.1f} s\n",
                  static_cast<double>(clock.now() - since) / 1e9);
       pause(1000);
+      if (std::exchange(router_died_, false) && integration::long_mode()) sleep(kGoodRun_s);
     }
   }
   const std::map<std::string, int>& faults() const { return by_class_; }
@@ -126,6 +131,7 @@ class Storm {
 
   void strike(Fault fault, const std::string& service, const std::string& kind) {
     const pid_t pid = mesh_.pid_of(service);
+    router_died_ = router_died_ || (kind == "router" && fault != Fault::stop);
     switch (fault) {
       case Fault::kill:
         mesh_.kill_service(service);
@@ -172,6 +178,7 @@ class Storm {
   Rng rng_;
   int count_ = 0;
   const Nanoseconds began_ = RealClock().now();
+  bool router_died_ = false;
   bool together_ = false;  ///< the fault in hand is one of a pair: its pauses are counted apart
   std::map<std::string, int> by_class_;
 };
