@@ -68,13 +68,20 @@ void Session::submit(Run& run, bool patient) {
 /// waits for a shard as long as its deadline allows; a shard that is full has not failed it.
 void Session::resubmit(Run& run, const Status& why) {
   const bool busy = why.code() == Code::resource_exhausted;
-  run.admitted = run.admitted || run.choice.started() || !busy;
-  if (busy && run.admitted) --run.submissions;
+  run.admitted = run.admitted || !busy;
+  const bool waits = is_admitted(run);
+  if (busy && waits) --run.submissions;
   if (run.submissions >= kSubmissionsMax) return fail(from_status(why));
   log::info("resubmitting request={} generated={} why=\"{}\"", input_.id, run.choice.generated(),
             why.message());
   metrics_.resubmissions.Increment();
-  submit(run, run.admitted);
+  submit(run, waits);
+}
+
+/// One choice that shows tokens speaks for the others of its request.
+bool Session::is_admitted(const Run& run) const {
+  return run.admitted ||
+         std::ranges::any_of(runs_, [](const Run& other) { return other.choice.started(); });
 }
 
 Session::Run* Session::find(std::uint64_t request) {
@@ -154,6 +161,8 @@ void Session::on_refused(const ChoiceRefused& message) {
   Run* run = find(message.request);
   if (run == nullptr) return;
   run->request = 0;
+  // Meanwhile tokens of another choice may have come.
+  if (is_admitted(*run)) return resubmit(*run, message.why);
   fail(from_status(message.why));
 }
 

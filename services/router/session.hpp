@@ -75,6 +75,7 @@ class Session {
   Run* find(std::uint64_t request);
   void submit(Run& run, bool patient);
   void resubmit(Run& run, const Status& why);
+  bool is_admitted(const Run& run) const;
   void follow(Run& run, const ChoiceDone& message);
   void measure(Run& run);
   /// Sends what became visible, and ends the run and the request where due.

@@ -163,6 +163,20 @@ TEST(RouterFailover, OneThatLostItsShardWaitsForAFullOne) {
   EXPECT_EQ(ids_of(call.events()), first(mesh.script(), 12));
 }
 
+TEST(RouterFailover, AChoiceWaitsWhenAnotherHasBegun) {
+  FakeMesh mesh;
+  Call call(mesh, "/v1/completions", R"({"prompt":"x","max_tokens":2,"n":2,"stream":true})");
+  const wire::Submit begun = mesh.submitted("shard-0");
+  mesh.generate("shard-0", begun, 0, 1);
+  EXPECT_NE(call.next_event().find("choices"), std::string::npos);
+  mesh.finish("shard-0", mesh.submitted("shard-0", 1).request, wire::FinishReason::error,
+              Code::resource_exhausted, "2 requests are waiting already");
+  mesh.generate("shard-0", mesh.submitted("shard-0", 2), 0, 2);
+  mesh.generate("shard-0", begun, 1, 1);
+  for (const std::string& event : call.events())
+    EXPECT_EQ(event.find("error"), std::string::npos) << event;
+}
+
 TEST(RouterFailover, ADrainingShardHandsItsSequencesOver) {
   FakeMesh mesh({}, {"shard-0", "shard-1"});
   Call call(mesh, "/v1/completions", kStream);
