@@ -19,6 +19,7 @@ int run(const DemoOptions& options);
 int run(const CheckOptions& options);
 int run(const PlanOptions& options);
 int run(const SynthOptions& options);
+int run(const KeygenOptions& options);
 int run(const BenchOptions& options);
 
 /// "fulgur: MESSAGE" on stderr; returns 1.

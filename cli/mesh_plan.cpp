@@ -50,6 +50,7 @@ class Planner {
     ServicePlan plan{kind, name, "fulgur-" + kind, paths_.socket_prefix + name + ".sock", {}};
     append(plan, {"--name", name, "--listen", plan.endpoint, "--model", paths_.model, "--log-level",
                   options_.log_level});
+    if (!paths_.curve_key.empty()) append(plan, {"--curve-key-file", paths_.curve_key});
     return plan;
   }
   ServicePlan member(const std::string& kind, const std::string& name) const {

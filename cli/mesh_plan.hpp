@@ -22,6 +22,7 @@ inline constexpr std::uint32_t kKvTokens = 65'536;
 struct MeshPaths {
   std::string model;
   std::string socket_prefix;  ///< "ipc:///run/…/"; NAME.sock is appended
+  std::string curve_key = {};  ///< file with the mesh's key; empty: none
 };
 
 /// Processes in the order to start them; ended in reverse. `cpus` are the processor numbers that

@@ -62,6 +62,7 @@ CLI::App* add_up(CLI::App& app, UpOptions& up) {
   cmd->add_option("--max-attention", up.max_attention, "most attention shards it may start")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
+  cmd->add_flag("--curve", up.curve, "encrypt all links, with a key made for this mesh");
   cmd->add_flag("--quiet", up.quiet, "print errors only");
   cmd->add_flag("--no-demo", up.no_demo, "do not stream a completion first");
   cmd->add_flag("--detach", up.detach, "return when ready, keep serving in the background");
@@ -218,6 +219,7 @@ Parsed parse_command_line(std::vector<std::string> arguments) {
   CheckOptions check;
   PlanOptions plan;
   SynthOptions synth;
+  KeygenOptions keygen;
   BenchOptions bench;
   const CLI::App* up_cmd = add_up(app, up);
   CLI::App* down_cmd = app.add_subcommand("down", "end a mesh");
@@ -239,6 +241,9 @@ Parsed parse_command_line(std::vector<std::string> arguments) {
   synth_cmd->add_option("--preset", synth.preset, "which shape")->required();
   synth_cmd->add_option("--out", synth.out, "directory to create")->required();
   synth_cmd->add_option("--seed", synth.seed, "same seed, same bytes")->capture_default_str();
+  CLI::App* keygen_cmd =
+      app.add_subcommand("keygen", "make the key by which the services of a mesh know each other");
+  keygen_cmd->add_option("--out", keygen.out, "directory to write curve.key to")->required();
   const CLI::App* bench_cmd = add_bench(app, bench);
 
   if (!arguments.empty() && arguments[0] == "help") arguments[0] = "--help";
@@ -264,6 +269,7 @@ Parsed parse_command_line(std::vector<std::string> arguments) {
   if (check_cmd->parsed()) return {check, 0, {}};
   if (plan_cmd->parsed()) return {plan, 0, {}};
   if (synth_cmd->parsed()) return {synth, 0, {}};
+  if (keygen_cmd->parsed()) return {keygen, 0, {}};
   if (bench_cmd->parsed()) {
     bench.arguments = bench_arguments;
     return {bench, 0, {}};

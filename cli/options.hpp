@@ -29,6 +29,7 @@ struct UpOptions {
   std::uint32_t max_attention = 8;
   double rebalance_interval_s = 60;
   double spare = 0;
+  bool curve = false;  ///< a fresh key in the run directory for every link
 };
 
 struct DownOptions {
@@ -90,13 +91,16 @@ struct SynthOptions {
   std::string out;
   std::uint64_t seed = 0;
 };
+struct KeygenOptions {
+  std::string out;  ///< directory of curve.key
+};
 struct BenchOptions {
   std::string bench;
   std::vector<std::string> arguments;  ///< handed on as they are
 };
 
 using Command = std::variant<UpOptions, DownOptions, StatusOptions, DrainOptions, ScaleOptions, ChatOptions, DemoOptions,
-                             CheckOptions, PlanOptions, SynthOptions, BenchOptions>;
+                             CheckOptions, PlanOptions, SynthOptions, KeygenOptions, BenchOptions>;
 
 /// A command to run, or text and exit code when there is nothing (left) to run: help (0, stdout) or
 /// one line about a bad flag (2, stderr).

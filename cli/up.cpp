@@ -13,6 +13,7 @@
 #include "cli/supervision.hpp"
 #include "common/base/log.hpp"
 #include "common/model/checkpoint.hpp"
+#include "common/transport/curve_keys.hpp"
 
 namespace fulgur::cli {
 namespace {
@@ -111,7 +112,12 @@ Status serve(const UpOptions& options, const std::string& model, const model::Mo
   signal(SIGPIPE, SIG_IGN);
 
   const RealClock clock;
-  const MeshPaths paths{model, "ipc://" + dir.path() + "/"};
+  MeshPaths paths{model, "ipc://" + dir.path() + "/", {}};
+  if (options.curve) {
+    paths.curve_key = dir.path() + "/curve.key";
+    FULGUR_RETURN_IF_ERROR(
+        transport::write_curve_key(paths.curve_key, transport::new_curve_key()));
+  }
   const PoolCosts costs = pool_costs(options, config);
   FULGUR_ASSIGN_OR_RETURN(auto control, ScaleControl::start());
   MeshRecord record{options.port, options.host, model, getpid(), {}, control->endpoint(), {}};

@@ -25,6 +25,7 @@ Status Member::open() {
   transport::TransportOptions links;
   links.listen = flags_.listen;
   links.allowed = flags_.carrier();
+  links.curve = flags_.curve;
   FULGUR_ASSIGN_OR_RETURN(transport_,
                           transport::make_transport({kind_, flags_.name, incarnation_}, links));
   return Status::ok();

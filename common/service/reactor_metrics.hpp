@@ -20,7 +20,10 @@ class ReactorMetrics {
         unexpected_(metrics.counter("fulgur_unexpected_messages_total",
                                     "Well-formed messages of a kind this service does not take")),
         busy_(metrics.counter("fulgur_transport_refused_busy_total",
-                              "Sends refused because a bounded queue was full")) {}
+                              "Sends refused because a bounded queue was full")),
+        strangers_(metrics.counter(
+            "fulgur_transport_refused_peers_total",
+            "Connections refused in the handshake: no key of this mesh, or no ZeroMQ")) {}
 
   /// Reactor thread.
   void refresh(const actor::Reactor& reactor, const transport::Stats& stats) {
@@ -31,6 +34,7 @@ class ReactorMetrics {
     malformed_.set(stats.malformed + reactor.malformed());
     unexpected_.set(reactor.unexpected());
     busy_.set(stats.refused_busy);
+    strangers_.set(stats.refused_peers);
   }
 
  private:
@@ -41,6 +45,7 @@ class ReactorMetrics {
   telemetry::MirroredCounter malformed_;
   telemetry::MirroredCounter unexpected_;
   telemetry::MirroredCounter busy_;
+  telemetry::MirroredCounter strangers_;
 };
 
 }  // namespace fulgur::service

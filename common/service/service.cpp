@@ -10,6 +10,7 @@
 
 #include "common/base/log.hpp"
 #include "common/http/admin_routes.hpp"
+#include "common/service/curve_flag.hpp"
 
 namespace fulgur::service {
 namespace {
@@ -70,6 +71,7 @@ void add_flags(CLI::App& app, Flags& flags) {
   app.add_option("--transport", flags.transport, "carrier of activations")
       ->check(CLI::IsMember({"auto", "shm", "zmq"}))
       ->capture_default_str();
+  add_curve_flag(app, flags.curve);
   app.add_option("--activations", flags.activations, "type of activations on the wire")
       ->check(CLI::IsMember({"bf16", "f32"}))
       ->capture_default_str();

@@ -16,6 +16,7 @@
 #include "common/base/dtype.hpp"
 #include "common/http/server.hpp"
 #include "common/telemetry/metrics.hpp"
+#include "common/transport/curve_keys.hpp"
 #include "common/transport/transport.hpp"
 
 namespace fulgur::service {
@@ -33,6 +34,7 @@ struct Flags {
   std::uint32_t threads = 1;
   std::vector<int> cpus;
   std::string log_level = "info";
+  std::vector<transport::CurveKey> curve;  ///< empty: links are not encrypted
 
   transport::Carrier carrier() const;
   Dtype dtype() const { return activations == "f32" ? Dtype::f32 : Dtype::bf16; }

@@ -57,7 +57,8 @@ std::string MeshTransport::host_for(Carrier allowed) const {
 Status MeshTransport::start(MeshLink& link) {
   link.socket = std::make_unique<ZmqSocket>(context_, ZMQ_DEALER);
   link.flow = std::make_shared<SendFlow>(bell_);
-  configure(*link.socket, options_, false);
+  const bool has_keys = !options_.curve.empty();
+  configure(*link.socket, options_, false, has_keys ? &options_.curve[link.key] : nullptr);
   link.monitor = std::make_unique<ZmqMonitor>(context_, *link.socket, kDialedEvents);
   bell_.watch(link.socket->fd(), link.id * 4);
   bell_.watch(link.monitor->fd(), link.id * 4 + 1);
@@ -82,9 +83,26 @@ void MeshTransport::stop(MeshLink& link, bool linger) {
   link.socket_dirty = link.monitor_dirty = false;
 }
 
+Status MeshTransport::why_lost(const MeshLink& link, std::uint32_t protocol_error) const {
+  if (link.state == State::up) return {Code::unavailable, "the connection was lost"};
+  if (protocol_error == ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH) {
+    return {Code::unavailable, options_.curve.empty()
+                                   ? "the peer demands a key (--curve-key-file)"
+                                   : "the peer has no key (--curve-key-file)"};
+  }
+  return {Code::unavailable, options_.curve.empty()
+                                 ? "the connection was lost in the handshake; does the peer "
+                                   "demand a key (--curve-key-file)?"
+                                 : "the connection was lost in the handshake; other keys?"};
+}
+
 /// Ends an attempt or an up link of ours; the next attempt follows after the back-off.
 void MeshTransport::fail(MeshLink& link, const Status& why) {
   take_rest(link);
+  // A peer that has another key first may have this one too, or another of ours.
+  if (link.state != State::up && !options_.curve.empty()) {
+    link.key = (link.key + 1) % options_.curve.size();
+  }
   if (link.state == State::up) {
     link.down_pending = true;
     events_.push_back({link.id, why});

@@ -31,6 +31,7 @@ struct MeshLink {
   bool socket_dirty = false;   ///< may have messages that its descriptor does not tell of
   bool monitor_dirty = false;
   bool down_pending = false;   ///< on_link_down is queued; no attempt before it is delivered
+  std::size_t key = 0;         ///< which of the mesh's keys the next attempt shows
   Nanoseconds backoff = 0;
   Nanoseconds due = 0;         ///< next attempt (backoff), or end of patience; 0: none
   std::string last_failure;    ///< logged once while it stays the same

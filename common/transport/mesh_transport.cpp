@@ -11,12 +11,15 @@ namespace fulgur::transport {
 namespace {
 
 constexpr Nanoseconds kNever = std::numeric_limits<Nanoseconds>::max();
-constexpr int kListenerEvents = ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED;
+constexpr int kRefusedEvents =
+    ZMQ_EVENT_HANDSHAKE_FAILED_PROTOCOL | ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
+constexpr int kListenerEvents = ZMQ_EVENT_ACCEPTED | ZMQ_EVENT_DISCONNECTED | kRefusedEvents;
 
 // Tokens of the epoll set: link and which of its descriptors; link 0 is the listener.
 constexpr std::uint64_t kSocketToken = 0;
 constexpr std::uint64_t kMonitorToken = 1;
 constexpr std::uint64_t kBellToken = 2;
+constexpr std::uint64_t kGateToken = 3;
 constexpr std::uint64_t token_of(LinkId id, std::uint64_t which) { return id * 4 + which; }
 
 /// Puts `host` in the place of a wildcard address.
@@ -43,6 +46,7 @@ MeshTransport::~MeshTransport() {
   }
   if (!listener_) return;
   listener_->set(ZMQ_LINGER, kLingerMs);
+  if (gate_) bell_.unwatch(gate_->fd());
   bell_.unwatch(listener_monitor_->fd());
   bell_.unwatch(listener_->fd());
   listener_monitor_.reset();
@@ -50,8 +54,13 @@ MeshTransport::~MeshTransport() {
 
 Status MeshTransport::listen() {
   if (options_.listen.empty()) return Status::ok();
+  if (!options_.curve.empty()) {
+    gate_ = std::make_unique<ZapGate>(context_, options_.curve);
+    bell_.watch(gate_->fd(), token_of(0, kGateToken));
+    gate_->answer();  // ZeroMQ signals only what comes after a first look
+  }
   listener_ = std::make_unique<ZmqSocket>(context_, ZMQ_ROUTER);
-  configure(*listener_, options_, true);
+  configure(*listener_, options_, true, gate_ ? &options_.curve.front() : nullptr);
   listener_monitor_ = std::make_unique<ZmqMonitor>(context_, *listener_, kListenerEvents);
   bell_.watch(listener_->fd(), token_of(0, kSocketToken));
   bell_.watch(listener_monitor_->fd(), token_of(0, kMonitorToken));
@@ -161,6 +170,10 @@ void MeshTransport::mark_ready() {
       }
       continue;
     }
+    if (token == token_of(0, kGateToken)) {
+      gate_->answer();
+      continue;
+    }
     dirty_ = true;
     if (id == 0) {
       (is_socket ? listener_dirty_ : listener_monitor_dirty_) = true;
@@ -213,13 +226,15 @@ void MeshTransport::set_asleep(bool asleep) {
 
 void MeshTransport::gather_dialed(MeshLink& link) {
   bool lost = false;
+  std::uint32_t protocol_error = 0;
   if (std::exchange(link.monitor_dirty, false)) {
     for (ZmqMonitor::Event event; link.monitor->receive(event);) {
       if (event.what == ZMQ_EVENT_CONNECTED) {
         schedule(link, clock_.now() + options_.hello_timeout);
-      } else {
-        lost = true;
+        continue;
       }
+      lost = true;
+      if ((event.what & kRefusedEvents) != 0) protocol_error = event.value;
     }
   }
   // What a peer sent before it went is delivered before its end.
@@ -232,7 +247,7 @@ void MeshTransport::gather_dialed(MeshLink& link) {
     }
     on_dialed(link, message);
   } while (lost && link.socket);
-  if (lost && link.socket) fail(link, {Code::unavailable, "the connection was lost"});
+  if (lost && link.socket) fail(link, why_lost(link, protocol_error));
 }
 
 void MeshTransport::gather_listener() {
@@ -251,7 +266,9 @@ void MeshTransport::gather_listener() {
 void MeshTransport::read_listener_monitor() {
   listener_monitor_dirty_ = false;
   for (ZmqMonitor::Event event; listener_monitor_->receive(event);) {
-    if (event.what == ZMQ_EVENT_DISCONNECTED) {
+    if ((event.what & kRefusedEvents) != 0) {
+      ++stats_.refused_peers;
+    } else if (event.what == ZMQ_EVENT_DISCONNECTED) {
       lost_connections_.push_back(event.fd);
     } else if (std::erase(lost_connections_, event.fd) != 0) {
       lose_connection(event.fd);

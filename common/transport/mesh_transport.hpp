@@ -16,6 +16,7 @@
 #include "common/transport/mesh_bell.hpp"
 #include "common/transport/mesh_link.hpp"
 #include "common/transport/options.hpp"
+#include "common/transport/zap_gate.hpp"
 #include "common/transport/zmq_socket.hpp"
 
 namespace fulgur::transport {
@@ -63,6 +64,7 @@ class MeshTransport final : public Transport, private Sleeper {
   // Handshake and life cycle
   Status start(MeshLink& link);
   void stop(MeshLink& link, bool linger);
+  Status why_lost(const MeshLink& link, std::uint32_t protocol_error) const;
   void fail(MeshLink& link, const Status& why);
   void lose(MeshLink& link, const Status& why);
   void bring_up(MeshLink& link, Carrier carrier);
@@ -93,6 +95,7 @@ class MeshTransport final : public Transport, private Sleeper {
   BufferPool pool_;
   MeshBell bell_;  // before the context: libzmq's thread may ring until it ends
   ZmqContext context_;
+  std::unique_ptr<ZapGate> gate_;  ///< where there are keys
   std::unique_ptr<ZmqSocket> listener_;
   std::unique_ptr<ZmqMonitor> listener_monitor_;
   std::string endpoint_;

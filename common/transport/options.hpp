@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "common/base/clock.hpp"
+#include "common/transport/curve_keys.hpp"
 #include "common/transport/transport.hpp"
 
 namespace fulgur::transport {
@@ -18,14 +19,6 @@ struct LinkLimits {
   std::size_t queue_bytes = 64U << 20;
 };
 
-/// CURVE keys, each 40 characters of Z85; empty: no encryption. A process that listens needs its
-/// own pair, one that connects its own pair and the public key of the peers.
-struct CurveKeys {
-  std::string public_key;
-  std::string secret_key;
-  std::string server_public_key;  ///< shared by every process of the mesh that listens
-};
-
 struct TransportOptions {
   /// ZeroMQ endpoints to listen on; "tcp://host:*" picks a port. May be empty.
   std::vector<std::string> listen;
@@ -33,7 +26,9 @@ struct TransportOptions {
   std::string advertise_host;
   Carrier allowed = Carrier::automatic;  ///< automatic, zmq or shm
   LinkLimits limits;
-  CurveKeys curve;
+  /// Keys of the mesh; empty: links are neither encrypted nor authenticated. Listens with the first,
+  /// lets in who has any of them, connects with each in turn.
+  std::vector<CurveKey> curve;
   std::size_t ring_bytes = 4U << 20;   ///< of one direction of a shared-memory link; power of two
   Nanoseconds spin = 100 * kMicrosecond;  ///< longest busy wait for shared memory; it adapts
   Nanoseconds heartbeat = 5 * kSecond;   ///< between pings; a peer silent for three is gone

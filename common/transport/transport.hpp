@@ -60,6 +60,7 @@ struct Stats {
   std::uint64_t bytes_received = 0;
   std::uint64_t malformed = 0;  ///< frames dropped before they reached a Handler
   std::uint64_t refused_busy = 0;
+  std::uint64_t refused_peers = 0;  ///< connections without a key of this mesh, or without ZeroMQ
 };
 
 class Transport {

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "common/transport/zap_gate.hpp"
 #include "common/wire/limits.hpp"
 
 namespace fulgur::transport {
@@ -174,13 +175,14 @@ bool ZmqMonitor::receive(Event& event) {
     std::memcpy(&what, head.data(), sizeof(what));
     std::memcpy(&value, head.data() + sizeof(what), sizeof(value));
   }
-  event = {what, static_cast<int>(value)};
+  event = {what, static_cast<int>(value), value};
   Part address;
   if (more(head)) zmq_msg_recv(&address.message, pair_.raw(), ZMQ_DONTWAIT);
   return true;
 }
 
-void configure(ZmqSocket& socket, const TransportOptions& options, bool listens) {
+void configure(ZmqSocket& socket, const TransportOptions& options, bool listens,
+               const CurveKey* key) {
   const auto ms = [](Nanoseconds ns) { return static_cast<int>(ns / kMillisecond); };
   socket.set(ZMQ_LINGER, 0);
   socket.set(ZMQ_SNDHWM, static_cast<int>(options.limits.queue_messages));
@@ -197,15 +199,15 @@ void configure(ZmqSocket& socket, const TransportOptions& options, bool listens)
     socket.set(ZMQ_RECONNECT_IVL, ms(options.reconnect_first));
     socket.set(ZMQ_RECONNECT_IVL_MAX, ms(options.reconnect_last));
   }
-  const CurveKeys& keys = options.curve;
-  if (keys.secret_key.empty()) return;
+  if (key == nullptr) return;
   if (listens) {
     socket.set(ZMQ_CURVE_SERVER, 1);
+    socket.set(ZMQ_ZAP_DOMAIN, std::string(kZapDomain));
   } else {
-    socket.set(ZMQ_CURVE_SERVERKEY, keys.server_public_key);
+    socket.set(ZMQ_CURVE_SERVERKEY, key->public_key);
   }
-  socket.set(ZMQ_CURVE_PUBLICKEY, keys.public_key);
-  socket.set(ZMQ_CURVE_SECRETKEY, keys.secret_key);
+  socket.set(ZMQ_CURVE_PUBLICKEY, key->public_key);
+  socket.set(ZMQ_CURVE_SECRETKEY, key->secret_key);
 }
 
 }  // namespace fulgur::transport

@@ -47,7 +47,7 @@ struct ZmqMessage {
 
 class ZmqSocket {
  public:
-  /// `type` is ZMQ_ROUTER, ZMQ_DEALER or ZMQ_PAIR.
+  /// `type` is ZMQ_ROUTER, ZMQ_DEALER, ZMQ_PAIR or ZMQ_REP.
   ZmqSocket(ZmqContext& context, int type);
   ~ZmqSocket();
   ZmqSocket(const ZmqSocket&) = delete;
@@ -81,6 +81,7 @@ class ZmqMonitor {
   struct Event {
     int what = 0;  ///< ZMQ_EVENT_*
     int fd = -1;   ///< of the connection concerned, for ZMQ_EVENT_DISCONNECTED
+    std::uint32_t value = 0;  ///< what else it means: see zmq_socket_monitor(3)
   };
 
   ZmqMonitor(ZmqContext& context, ZmqSocket& socket, int events);
@@ -93,7 +94,9 @@ class ZmqMonitor {
   ZmqSocket pair_;
 };
 
-/// Options every mesh socket has: bounds, heartbeats, keys, no lingering.
-void configure(ZmqSocket& socket, const TransportOptions& options, bool listens);
+/// Options every mesh socket has: bounds, heartbeats, no lingering, and the key it listens or
+/// connects with; null: none.
+void configure(ZmqSocket& socket, const TransportOptions& options, bool listens,
+               const CurveKey* key);
 
 }  // namespace fulgur::transport

@@ -7,6 +7,7 @@
 
 #include "common/base/log.hpp"
 #include "common/base/memory.hpp"
+#include "common/service/reactor_metrics.hpp"
 #include "common/service/service.hpp"
 #include "common/transport/make_transport.hpp"
 #include "services/orchestrator/process.hpp"
@@ -29,6 +30,7 @@ Status run(const Options& options) {
   transport::TransportOptions sockets;
   sockets.listen = options.listen;
   sockets.allowed = transport::Carrier::zmq;  // control messages are small: no shared memory
+  sockets.curve = options.curve;
   FULGUR_ASSIGN_OR_RETURN(
       auto transport,
       transport::make_transport(
@@ -50,6 +52,10 @@ Status run(const Options& options) {
   Status ended = Status::ok();
   spawn_supervised(reactor, clock, std::move(deps), *admin, ended);
   admin->start();
+  service::refresh_periodically(
+      reactor, [&, links = std::make_shared<service::ReactorMetrics>(metrics)] {
+        links->refresh(reactor, transport->stats());
+      });
   log::info("serving endpoint={} admin={} layers={} experts={} replicas={}", transport->endpoint(),
             admin->endpoint(), settings.epochs.shape.layers, settings.epochs.shape.experts,
             options.replicas);

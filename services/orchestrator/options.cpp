@@ -3,6 +3,8 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
+#include "common/service/curve_flag.hpp"
+
 namespace fulgur::orchestrator {
 
 namespace {
@@ -73,6 +75,7 @@ std::optional<int> parse_options(int argc, char** argv, Options& options) {
   app.add_option("--log-level", options.log_level, "debug, info, warn or error")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
       ->capture_default_str();
+  service::add_curve_flag(app, options.curve);
   app.add_option("--replicas", options.replicas, "replicas of every expert, capacity allowing")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();

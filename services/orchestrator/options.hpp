@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "common/transport/curve_keys.hpp"
+
 namespace fulgur::orchestrator {
 
 struct Options {
@@ -14,6 +16,7 @@ struct Options {
   std::string admin = "127.0.0.1:0";
   std::string model;
   std::string log_level = "info";
+  std::vector<transport::CurveKey> curve;  ///< empty: links are not encrypted
   std::uint32_t replicas = 2;
   std::uint32_t expect_experts = 0;
   std::uint32_t expect_attention = 0;

@@ -8,6 +8,7 @@
 
 #include "common/base/log.hpp"
 #include "common/base/memory.hpp"
+#include "common/service/reactor_metrics.hpp"
 #include "common/service/service.hpp"
 #include "common/transport/make_transport.hpp"
 #include "services/router/options.hpp"
@@ -44,6 +45,11 @@ Status run(const Options& options) {
                                                     options.transport));
   FULGUR_ASSIGN_OR_RETURN(service, Service::start(options.service, model, *transport, clock));
   service->on_drain_request([] { kill(getpid(), SIGTERM); });
+  service::refresh_periodically(
+      service->reactor(),
+      [&, links = std::make_shared<service::ReactorMetrics>(service->metrics().registry())] {
+        links->refresh(service->reactor(), transport->stats());
+      });
   log::info("serving api=http://{} model={}", service->endpoint(), model->name());
   running = service.get();
   service->run();

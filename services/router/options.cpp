@@ -55,6 +55,7 @@ Status finish(const RawFlags& raw, Options& options) {
   options.service.carrier = common.carrier();
   options.transport.listen = common.listen;
   options.transport.allowed = common.carrier();
+  options.transport.curve = common.curve;
   options.model.directory = common.model;
   options.cpus = common.cpus;
   options.log_level = common.log_level;

@@ -15,6 +15,7 @@ class RouterMetrics {
   /// Requests by API and HTTP status.
   void count_request(std::string_view api, int status);
   std::string text() const { return metrics_.text(); }
+  telemetry::Metrics& registry() { return metrics_; }
 
  private:
   telemetry::Metrics metrics_;

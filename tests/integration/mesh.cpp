@@ -103,13 +103,12 @@ Mesh::~Mesh() {
 }
 
 Status Mesh::start() {
-  FULGUR_ASSIGN_OR_RETURN(
-      pid_, cli::spawn(program("fulgur"),
-                       {"up", "--quiet", "--no-demo", "--model", tiny_model(), "--port",
-                        std::to_string(port_), "--experts", std::to_string(flags_.experts),
-                        "--attention", std::to_string(flags_.attention), "--transport",
-                        flags_.transport, "--activations", flags_.activations},
-                       log_));
+  std::vector<std::string> arguments = {
+      "up", "--quiet", "--no-demo", "--model", tiny_model(), "--port", std::to_string(port_),
+      "--experts", std::to_string(flags_.experts), "--attention", std::to_string(flags_.attention),
+      "--transport", flags_.transport, "--activations", flags_.activations};
+  if (flags_.curve) arguments.emplace_back("--curve");
+  FULGUR_ASSIGN_OR_RETURN(pid_, cli::spawn(program("fulgur"), arguments, log_));
   int wait_status = 0;
   bool ended = false;
   const bool whole = eventually([&] {

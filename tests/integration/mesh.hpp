@@ -57,6 +57,7 @@ struct MeshFlags {
   std::uint32_t attention = 1;
   std::string transport = "auto";
   std::string activations = "bf16";
+  bool curve = false;  ///< encrypted links
 };
 
 class Mesh {

@@ -1,4 +1,4 @@
 fulgur_test(transport_test
-  SOURCES transport/conformance_test.cpp transport/hostile_test.cpp transport/inproc_test.cpp
+  SOURCES transport/conformance_test.cpp transport/curve_test.cpp transport/hostile_test.cpp transport/inproc_test.cpp
           transport/process_test.cpp transport/ring_test.cpp
   DEPENDS fulgur::transport fulgur::wire cppzmq)

@@ -40,6 +40,16 @@ TEST(MeshPlan, StartsEveryServiceWithItsArguments) {
   for (const auto& plan : plans) EXPECT_EQ(value_of(plan, "--model"), "/m");
 }
 
+TEST(MeshPlan, EveryServiceGetsTheKeyOfTheMesh) {
+  UpOptions options;
+  for (const auto& plan : plan_mesh(options, {"/m", "ipc:///r/", "/r/curve.key"}, {0})) {
+    const auto& arguments = plan.arguments;
+    const auto flag = std::find(arguments.begin(), arguments.end(), "--curve-key-file");
+    ASSERT_LT(flag + 1, arguments.end()) << plan.name;
+    EXPECT_EQ(flag[1], "/r/curve.key");
+  }
+}
+
 TEST(MeshPlan, OneShardUsesEveryProcessorUnlessTold) {
   UpOptions options;
   EXPECT_EQ(value_of(plan_mesh(options, {}, {0, 1})[3], "--threads"), "2");

@@ -52,6 +52,9 @@ TEST(Options, OtherCommands) {
   EXPECT_EQ(parse_command_line({"scale", "routers", "4"}).exit_code, 2);
   EXPECT_EQ(parse_command_line({"scale", "experts", "0"}).exit_code, 2);
   EXPECT_EQ(parse_command_line({"drain"}).exit_code, 2);
+  EXPECT_EQ(parsed<KeygenOptions>({"keygen", "--out", "d"}).out, "d");
+  EXPECT_EQ(parse_command_line({"keygen"}).exit_code, 2);
+  EXPECT_TRUE(parsed<UpOptions>({"up", "--curve"}).curve);
   EXPECT_EQ(parsed<CheckOptions>({"check", "dir"}).directory, "dir");
   EXPECT_EQ(parsed<PlanOptions>({"plan", "--gpus", "24"}).gpus, 24U);
   EXPECT_EQ(parsed<PlanOptions>({"plan", "--split", "8:16"}).split, "8:16");

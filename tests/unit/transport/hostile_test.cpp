@@ -260,26 +260,6 @@ TEST(Links, ListeningOnABadEndpointNamesIt) {
   }
 }
 
-TEST(Links, CurveKeysEncryptAndKeepOthersOut) {
-  std::array<char, 41> public_key{};
-  std::array<char, 41> secret_key{};
-  ASSERT_EQ(zmq_curve_keypair(public_key.data(), secret_key.data()), 0);
-  TransportOptions options;
-  options.allowed = Carrier::zmq;
-  options.curve = {public_key.data(), secret_key.data(), public_key.data()};
-  options.listen = {"tcp://127.0.0.1:*"};
-  const auto b = node_of("listener", options);
-  options.listen.clear();
-  const auto a = node_of("a", options);
-  join(*a, *b);
-  const auto stranger = dialer(Carrier::zmq);
-  ASSERT_TRUE(stranger->transport().connect(b->transport().endpoint(), Carrier::zmq).is_ok());
-  ASSERT_TRUE(
-      pump({b.get(), stranger.get()}, [&] { return b->transport().stats().malformed >= 1; }));
-  EXPECT_TRUE(stranger->ups.empty());
-  EXPECT_EQ(b->ups.size(), 1U);
-}
-
 /// The start of the only shared-memory segment mapped into this process.
 std::byte* mapped_segment() {
   std::ifstream maps("/proc/self/maps");
