@@ -44,9 +44,9 @@ function render(path) {
   });
 }
 
-/** Components that no overlay uses, on top of the cpu overlay. */
-function withComponents(names) {
-  const path = join(folder, `render-${names.join('-')}`);
+/** Components that an overlay does not use, on top of it. */
+function withComponents(names, overlay = 'cpu') {
+  const path = join(folder, `render-${overlay}-${names.join('-')}`);
   rmSync(path, {recursive: true, force: true});
   mkdirSync(path, {recursive: true});
   const below = (part) => relative(path, join(root, 'deploy/k8s', part));
@@ -57,7 +57,7 @@ function withComponents(names) {
       'kind: Kustomization',
       'namespace: fulgur',
       'resources:',
-      `  - ${below('overlays/cpu')}`,
+      `  - ${below(`overlays/${overlay}`)}`,
       'components:',
       ...names.map((name) => `  - ${below(`components/${name}`)}`),
       '',
@@ -92,14 +92,43 @@ function selfTest(objects) {
   }
 }
 
+/** Each mistake in a copy of good objects must be named. */
+function policyTest(objects) {
+  const mistakes = [
+    ['open to others', (pod) => (pod.volumes.at(-1).secret.defaultMode = 0o644)],
+    ['is writable', (pod) => delete pod.containers[0].volumeMounts.at(-1).readOnly],
+    ['cannot read its secrets', (pod) => delete pod.securityContext.fsGroup],
+    ['is not in a secret', (pod) => pod.containers[0].args.push('--curve-key-file=/tmp/key')],
+    ['in the arguments', (pod) => pod.containers[0].args.push('--api-key=abc')],
+    ['has no flag --curve', (pod) => pod.containers[0].args.push('--curve=1')],
+    ['why it ended', (pod) => delete pod.containers[0].terminationMessagePolicy],
+    ['nothing sets $(GONE)', (pod) => pod.containers[0].args.push('--name=$(GONE)')],
+    ['have a key for links', (pod) => (pod.containers[0].args = pod.containers[0].args.slice(0, 5))],
+  ];
+  for (const [what, spoil] of mistakes) {
+    const copy = structuredClone(objects);
+    spoil(copy.find((object) => object.kind === 'Deployment').spec.template.spec);
+    const seen = violations(copy, root);
+    if (!seen.some((problem) => problem.includes(what)))
+      throw new Error(`policies do not see "${what}": ${seen.join('; ')}`);
+  }
+  const misspelt = structuredClone(objects);
+  misspelt.find((o) => o.kind === 'ConfigMap' && o.data.FULGUR_MODEL).data.FULGUR_KV_TOKEN = '1';
+  if (!violations(misspelt, root).some((problem) => problem.includes('nothing reads')))
+    throw new Error('policies do not see a setting that nothing reads');
+}
+
 const cpu = render(join(root, 'deploy/k8s/overlays/cpu'));
 const rendered = {
   cpu,
   h100: render(join(root, 'deploy/k8s/overlays/h100')),
   'cpu-hpa': withComponents(['hpa']),
   'cpu-keda-monitoring': withComponents(['keda', 'monitoring']),
+  'cpu-api-key-curve': withComponents(['api-key', 'curve']),
+  'h100-curve': withComponents(['curve'], 'h100'),
 };
 selfTest(cpu);
+policyTest(rendered['cpu-api-key-curve']);
 let failed = 0;
 for (const [name, objects] of Object.entries(rendered)) {
   const problems = [...wrongTypes(name, objects), ...violations(objects, root)];

@@ -13,15 +13,16 @@ const seconds = (config, text) =>
 /** Flags the sources of a service declare. */
 function flagsOf(root, component) {
   const flags = new Set();
-  for (const folder of [
-    `services/${component}`,
-    ...(component === 'orchestrator' ? [] : ['common/service']),
-  ]) {
-    for (const file of readdirSync(join(root, folder)).filter((name) => name.endsWith('.cpp'))) {
-      const text = readFileSync(join(root, folder, file), 'utf8');
-      for (const [, flag] of text.matchAll(/add_(?:option|flag)\(\s*"(--[a-z-]+)"/g))
-        flags.add(flag);
-    }
+  const sources = (folder) =>
+    readdirSync(join(root, folder))
+      .filter((name) => name.endsWith('.cpp'))
+      .map((name) => join(folder, name));
+  const shared =
+    component === 'orchestrator' ? ['common/service/curve_flag.cpp'] : sources('common/service');
+  for (const file of [...sources(`services/${component}`), ...shared]) {
+    const text = readFileSync(join(root, file), 'utf8');
+    for (const [, flag] of text.matchAll(/add_(?:option|flag)\w*(?:<[^>]*>)?\(\s*"(--[a-z-]+)"/g))
+      flags.add(flag);
   }
   return flags;
 }
@@ -42,6 +43,8 @@ function checkContainer(container, config, root) {
   }
   if (container.readinessProbe?.httpGet?.path !== '/readyz') bad.push('readiness is not /readyz');
   if (container.livenessProbe?.httpGet?.path !== '/healthz') bad.push('liveness is not /healthz');
+  if (container.terminationMessagePolicy !== 'FallbackToLogsOnError')
+    bad.push('why it ended is not in its status');
   if (securityContext?.readOnlyRootFilesystem !== true) bad.push('root file system is writable');
   if (securityContext?.allowPrivilegeEscalation !== false) bad.push('may escalate privileges');
   if (!securityContext?.capabilities?.drop?.includes('ALL')) bad.push('keeps capabilities');
@@ -73,6 +76,59 @@ function checkGrace(pod, container, config) {
       ];
 }
 
+/** Keys come as files of a Secret, for the pod's group alone; never in arguments or variables. */
+function checkSecrets(pod, container) {
+  const bad = [];
+  const secrets = pod.volumes.filter((volume) => volume.secret);
+  const mounts = container.volumeMounts.filter((m) => secrets.some((s) => s.name === m.name));
+  for (const {name, secret} of secrets) {
+    if (((secret.defaultMode ?? 0o644) & 0o337) !== 0) bad.push(`secret ${name} is open to others`);
+    if (!mounts.some((mount) => mount.name === name)) bad.push(`secret ${name} is mounted nowhere`);
+  }
+  for (const mount of mounts) if (!mount.readOnly) bad.push(`secret ${mount.name} is writable`);
+  if (secrets.length > 0 && pod.securityContext.fsGroup !== pod.securityContext.runAsGroup)
+    bad.push('its group cannot read its secrets');
+  for (const argument of container.args) {
+    const [flag, path] = argument.split('=');
+    if (flag === '--api-key') bad.push('a key is in the arguments');
+    if (/^--.*-key-file$/.test(flag) && !mounts.some((m) => path.startsWith(`${m.mountPath}/`)))
+      bad.push(`${flag} is not in a secret`);
+  }
+  if (container.env.some((variable) => variable.valueFrom?.secretKeyRef))
+    bad.push('a secret is in a variable');
+  return bad;
+}
+
+/** Settings that nothing reads, and those the entry point would refuse. */
+function checkSettings(objects, root) {
+  const config = objects.find((o) => o.kind === 'ConfigMap' && o.data?.FULGUR_REPLICAS)?.data ?? {};
+  const containers = objects
+    .filter((object) => WORKLOADS.includes(object.kind))
+    .flatMap((object) => object.spec.template.spec.containers);
+  const text = JSON.stringify(containers.map((container) => container.args));
+  const entry = readFileSync(join(root, 'deploy/container/entrypoint.sh'), 'utf8');
+  const known = /settings='([^']*)'/.exec(entry)[1].trim().split(/\s+/);
+  return [
+    ...Object.keys(config)
+      .filter((name) => !text.includes(`$(${name})`))
+      .map((name) => `fulgur-config: nothing reads ${name}`),
+    ...[...new Set([...Object.keys(config), ...known])]
+      .filter((name) => !known.includes(name) || !(name in config))
+      .map((name) => `fulgur-config and entrypoint.sh differ in ${name}`),
+  ];
+}
+
+/** Links are encrypted for all or for nobody. */
+function checkCurve(objects) {
+  const workloads = objects.filter((object) => WORKLOADS.includes(object.kind));
+  const keyed = workloads.filter((object) =>
+    object.spec.template.spec.containers[0].args.some((a) => a.startsWith('--curve-key-file=')),
+  );
+  return keyed.length === 0 || keyed.length === workloads.length
+    ? []
+    : [`only ${keyed.map(label).join(', ')} have a key for links`];
+}
+
 function checkWorkload(object, objects, root) {
   const {template, selector} = object.spec;
   const pod = template.spec;
@@ -99,6 +155,7 @@ function checkWorkload(object, objects, root) {
     )?.data;
     if (!config) return [...bad, `config map ${reference} does not exist`];
     bad.push(...checkContainer(container, config, root), ...checkGrace(pod, container, config));
+    bad.push(...checkSecrets(pod, container));
     const mounted = new Set(pod.volumes.map((volume) => volume.name));
     for (const mount of container.volumeMounts)
       if (!mounted.has(mount.name)) bad.push(`no volume ${mount.name}`);
@@ -177,7 +234,7 @@ function checkPeers(object, objects) {
 }
 
 export function violations(objects, root) {
-  const found = [];
+  const found = [...checkSettings(objects, root), ...checkCurve(objects)];
   const say = (object, problems) =>
     problems.forEach((problem) => found.push(`${label(object)}: ${problem}`));
   const names = objects.map((object) => `${object.apiVersion} ${label(object)}`);
