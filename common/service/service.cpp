@@ -38,6 +38,17 @@ class Refresher {
   std::function<void()> work_;
 };
 
+/// What connect() takes; empty, or why `text` is none.
+std::string endpoint_problem(const std::string& text) {
+  const std::string why = text + " is not tcp://HOST:PORT or ipc://PATH";
+  constexpr std::string_view kTcp = "tcp://";
+  constexpr std::string_view kIpc = "ipc://";
+  if (text.starts_with(kIpc)) return text.size() > kIpc.size() ? std::string() : why;
+  if (!text.starts_with(kTcp)) return why;
+  const auto place = split_address(text.substr(kTcp.size()));
+  return place.is_ok() && place->second != 0 ? std::string() : why;
+}
+
 sigset_t ending_signals() {
   sigset_t set;
   sigemptyset(&set);
@@ -60,11 +71,15 @@ transport::Carrier Flags::carrier() const {
 }
 
 void add_flags(CLI::App& app, Flags& flags) {
+  const CLI::Validator endpoint([](std::string& text) { return endpoint_problem(text); },
+                                "ENDPOINT");
   app.add_option("--name", flags.name, "name of this service, unique in the mesh")->required();
   app.add_option("--listen", flags.listen, "ZeroMQ endpoint to listen on; repeatable");
   app.add_option("--advertise", flags.advertise,
-                 "endpoint that peers are told to connect to; default: where it listens");
-  app.add_option("--orchestrator", flags.orchestrator, "ZeroMQ endpoint of the orchestrator");
+                 "endpoint that peers are told to connect to; default: where it listens")
+      ->check(endpoint);
+  app.add_option("--orchestrator", flags.orchestrator, "ZeroMQ endpoint of the orchestrator")
+      ->check(endpoint);
   app.add_option("--admin", flags.admin, "host:port of /metrics, /healthz, /readyz; port 0: any")
       ->capture_default_str();
   app.add_option("--model", flags.model, "checkpoint directory")->required();

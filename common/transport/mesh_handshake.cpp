@@ -65,7 +65,8 @@ Status MeshTransport::start(MeshLink& link) {
   // ZeroMQ signals only what arrives after a first look found nothing.
   link.socket_dirty = link.monitor_dirty = dirty_ = true;
   link.state = State::greeted;
-  schedule(link, 0);
+  link.connected = false;
+  schedule(link, clock_.now() + options_.hello_timeout);
   if (zmq_connect(link.socket->raw(), link.endpoint.c_str()) != 0) {
     return error(Code::invalid_argument, "cannot connect to '{}': {}", link.endpoint,
                  zmq_strerror(errno));
@@ -337,9 +338,11 @@ void MeshTransport::run_timers() {
       silent.push_back(id);
     }
   }
-  const Status why{Code::deadline_exceeded, "the peer says no hello"};
+  const Status mute{Code::deadline_exceeded, "the peer says no hello"};
+  const Status absent{Code::unavailable, "nobody answers (does it run, has its name an address?)"};
   for (const LinkId id : silent) {
     MeshLink& link = links_.at(id);
+    const Status& why = link.dialed && !link.connected ? absent : mute;
     link.dialed ? fail(link, why) : lose(link, why);
   }
 }

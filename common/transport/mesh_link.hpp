@@ -30,6 +30,7 @@ struct MeshLink {
   std::unique_ptr<ZmqMonitor> monitor;
   bool socket_dirty = false;   ///< may have messages that its descriptor does not tell of
   bool monitor_dirty = false;
+  bool connected = false;      ///< this attempt has reached somebody
   bool down_pending = false;   ///< on_link_down is queued; no attempt before it is delivered
   std::size_t key = 0;         ///< which of the mesh's keys the next attempt shows
   Nanoseconds backoff = 0;

@@ -230,6 +230,7 @@ void MeshTransport::gather_dialed(MeshLink& link) {
   if (std::exchange(link.monitor_dirty, false)) {
     for (ZmqMonitor::Event event; link.monitor->receive(event);) {
       if (event.what == ZMQ_EVENT_CONNECTED) {
+        link.connected = true;
         schedule(link, clock_.now() + options_.hello_timeout);
         continue;
       }

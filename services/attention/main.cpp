@@ -48,6 +48,7 @@ int main(int argc, char** argv) {
   std::uint64_t kv_tokens = 65536;
   std::uint32_t drain_timeout_s = 30;
   service::add_flags(app, flags);
+  for (const char* flag : {"--listen", "--orchestrator"}) app.get_option(flag)->required();
   app.add_option("--max-sequences", scheduler.slots, "sequences with state")->check(CLI::Range(1, 65536))->capture_default_str();
   app.add_option("--kv-tokens", kv_tokens, "tokens of softmax KV in all")->check(CLI::Range(64, 1 << 30))->capture_default_str();
   app.add_option("--batch-tokens", scheduler.batch_tokens, "token budget of a micro-batch")->check(CLI::Range(1, 65536))->capture_default_str();

@@ -47,6 +47,7 @@ int main(int argc, char** argv) {
   service::Flags flags;
   expert::WorkerFlags own;
   service::add_flags(app, flags);
+  for (const char* flag : {"--listen", "--orchestrator"}) app.get_option(flag)->required();
   expert::add_worker_flags(app, own);
   if (auto code = service::parse(app, argc, argv)) return *code;
   log::init(flags.name, log::parse_level(flags.log_level));

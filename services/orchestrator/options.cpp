@@ -1,7 +1,10 @@
 #include "services/orchestrator/options.hpp"
 
 #include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
 #include <cstdio>
+#include <tuple>
 
 #include "common/service/curve_flag.hpp"
 
@@ -39,7 +42,7 @@ void add_scaling_options(CLI::App& app, Options& options) {
       ->check(size)
       ->capture_default_str();
   app.add_option("--busy-target", options.busy_target, "part of its time a replica should compute")
-      ->check(CLI::Range(0.05, 1.0))
+      ->check(CLI::Range(0.01, 1.0))
       ->capture_default_str();
   app.add_option("--shrink-window", options.shrink_window_s,
                  "seconds of smaller load before the signal wants less")
@@ -94,6 +97,14 @@ std::optional<int> parse_options(int argc, char** argv, Options& options) {
   add_scaling_options(app, options);
   try {
     app.parse(argc, argv);
+    for (const auto& [floor, ceiling, pool] :
+         {std::tuple{options.min_experts, options.max_experts, "experts"},
+          std::tuple{options.min_attention, options.max_attention, "attention"}}) {
+      if (floor > ceiling) {
+        throw CLI::ValidationError(
+            fmt::format("--min-{0} {1} is more than --max-{0} {2}", pool, floor, ceiling));
+      }
+    }
   } catch (const CLI::CallForHelp&) {
     std::fputs(app.help().c_str(), stdout);
     return 0;

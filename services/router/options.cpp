@@ -1,6 +1,8 @@
 #include "services/router/options.hpp"
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <random>
 
@@ -41,10 +43,12 @@ void add_router_flags(CLI::App& app, Options& options, RawFlags& raw) {
 
 Status read_api_key(const std::string& path, std::string& key) {
   if (path.empty()) return Status::ok();
+  errno = 0;
   std::ifstream file(path);
   std::getline(file, key);
   if (file && !key.empty()) return Status::ok();
-  return error(Code::invalid_argument, "--api-key-file: cannot read a key from {}", path);
+  const std::string why = errno != 0 ? std::strerror(errno) : "its first line is empty";
+  return error(Code::invalid_argument, "--api-key-file: cannot read a key from {}: {}", path, why);
 }
 
 Status finish(const RawFlags& raw, Options& options) {
