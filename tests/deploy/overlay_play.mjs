@@ -1,280 +1,251 @@
-// Plays the cpu overlay without a cluster: every container's exact arguments and environment, as a
-// process in a network namespace of its own with an address of its own, names as cluster DNS gives
-// them. Members start in the wrong order, a worker comes back at another address, a shard and a
-// worker leave by scale-in, all under requests of which none may fail.
+// Plays the cpu overlay, with encrypted links, without a cluster (overlay_pods.mjs). Members start
+// before the orchestrator; an autoscaler that follows the wanted size takes the expert workers from
+// one to many and back while load rises and falls; a worker crashes and comes back at another address;
+// a shard and a router leave. All under streams of which none may fail or differ from the others.
+// FULGUR_LONG=1: up to 4 workers and 2 rounds; else up to 2 workers.
 //   node overlay_play.mjs FOLDER_OF_PROGRAMS        (root, ip, kubectl)
-import {spawn, spawnSync} from 'node:child_process';
-import {existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync, appendFileSync} from 'node:fs';
+import {spawnSync} from 'node:child_process';
+import {existsSync, mkdirSync, writeFileSync} from 'node:fs';
 import {createRequire} from 'node:module';
-import {tmpdir} from 'node:os';
-import {dirname, join, resolve} from 'node:path';
+import {dirname, join, relative, resolve} from 'node:path';
 import {fileURLToPath} from 'node:url';
 
-if (!process.env.FULGUR_LONG) {
-  console.log('skipped: FULGUR_LONG=1 plays the overlay, which takes minutes');
-  process.exit(77);
-}
+import {Cluster, pause, until} from './overlay_pods.mjs';
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '../..');
-const require = createRequire(join(process.env.FULGUR_NODE_FOLDER, 'package.json'));
-const {parseAllDocuments} = require('yaml');
+const folder = process.env.FULGUR_NODE_FOLDER;
+const {parseAllDocuments} = createRequire(join(folder, 'package.json'))('yaml');
 const [programs] = process.argv.slice(2);
-const NAMESPACE = 'fulgur';
-const tag = `fg${process.pid % 10000}`;
-const bridge = `${tag}br`;
-const subnet = `10.${200 + (process.pid % 50)}.${Math.floor(process.pid / 50) % 250}`;
-const logs = mkdtempSync(join(tmpdir(), 'fulgur-play-'));
-const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+const kLong = Boolean(process.env.FULGUR_LONG);
+const kWorkersMost = kLong ? 4 : 2;
+const kRounds = kLong ? 2 : 1;
+const kBegun = Date.now();
+const kSeconds = 120; // patience for each thing on a machine that does much else
+
+/** With the seconds since the start. */
+function say(text) {
+  console.log(`${((Date.now() - kBegun) / 1000).toFixed(1)} s: ${text}`);
+}
 
 function skip(why) {
   console.log(`SKIPPED: ${why}`);
   process.exit(77);
 }
 
-function ip(...args) {
-  const result = spawnSync('ip', args, {encoding: 'utf8'});
-  if (result.status !== 0) throw new Error(`ip ${args.join(' ')}: ${result.stderr}`);
-}
-
+/** The overlay an operator would write for this size: what differs are settings. */
 function manifests() {
-  const result = spawnSync('kubectl', ['kustomize', join(root, 'deploy/k8s/overlays/cpu')]);
+  const path = join(folder, 'play');
+  mkdirSync(path, {recursive: true});
+  const below = (part) => relative(path, join(root, 'deploy/k8s', part));
+  const settings = [
+    'FULGUR_MIN_EXPERTS=1',
+    `FULGUR_MAX_EXPERTS=${kWorkersMost}`,
+    // Pods share the cores of one machine, which may do much else: a tenth of what a worker computes
+    // under load on an idle one, several times what the light load below needs.
+    'FULGUR_BUSY_TARGET=0.03',
+    'FULGUR_SHRINK_SECONDS=3',
+    'FULGUR_LOG_LEVEL=info',
+  ];
+  writeFileSync(
+    join(path, 'kustomization.yaml'),
+    [
+      'apiVersion: kustomize.config.k8s.io/v1beta1',
+      'kind: Kustomization',
+      'namespace: fulgur',
+      `resources: [${below('overlays/cpu')}]`,
+      `components: [${below('components/curve')}]`,
+      'configMapGenerator:',
+      `  - {name: fulgur-config, behavior: merge, literals: [${settings.join(', ')}]}`,
+      '',
+    ].join('\n'),
+  );
+  const result = spawnSync('kubectl', ['kustomize', path]);
   if (result.error) skip('kubectl is not installed');
   if (result.status !== 0) skip(`kubectl kustomize: ${result.stderr}`);
   return parseAllDocuments(String(result.stdout)).map((document) => document.toJS());
 }
 
-const objects = manifests();
-const find = (kind, name) => objects.find((o) => o.kind === kind && o.metadata.name === name);
-
-/** A pod: one container as a process in a namespace with one address. */
-class Pod {
-  static count = 0;
-  static all = new Map();
-
-  constructor(workload, name) {
-    Object.assign(this, {workload, name, address: `${subnet}.${++Pod.count + 1}`});
-    this.netns = `${tag}n${Pod.count}`;
-    this.component = workload.spec.template.metadata.labels['app.kubernetes.io/component'];
-    Pod.all.get(name)?.forget();
-    Pod.all.set(name, this);
-    this.connect();
-  }
-
-  connect() {
-    const link = `${tag}v${Pod.count}`;
-    ip('netns', 'add', this.netns);
-    mkdirSync(`/etc/netns/${this.netns}`, {recursive: true});
-    writeFileSync(`/etc/netns/${this.netns}/hosts`, '127.0.0.1 localhost\n');
-    ip('link', 'add', link, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', this.netns);
-    ip('link', 'set', link, 'master', bridge, 'up');
-    ip('-n', this.netns, 'addr', 'add', `${this.address}/24`, 'dev', 'eth0');
-    ip('-n', this.netns, 'link', 'set', 'eth0', 'up');
-    ip('-n', this.netns, 'link', 'set', 'lo', 'up');
-  }
-
-  forget() {
-    spawnSync('ip', ['netns', 'del', this.netns]);
-    rmSync(`/etc/netns/${this.netns}`, {recursive: true, force: true});
-    if (Pod.all.get(this.name) === this) Pod.all.delete(this.name);
-  }
-
-  /** Name in the cluster's DNS: of the pod in a StatefulSet, of the Service in a Deployment. */
-  host() {
-    const {kind, spec} = this.workload;
-    return kind === 'StatefulSet'
-      ? `${this.name}.${spec.serviceName}.${NAMESPACE}.svc`
-      : `fulgur-${this.component}.${NAMESPACE}.svc`;
-  }
-
-  environment() {
-    const container = this.workload.spec.template.spec.containers[0];
-    const values = {...find('ConfigMap', container.envFrom[0].configMapRef.name).data};
-    const fields = {
-      'metadata.name': this.name,
-      'metadata.namespace': NAMESPACE,
-      'spec.nodeName': `node-${Pod.count % 2}`,
-    };
-    for (const {name, valueFrom} of container.env) {
-      values[name] = valueFrom.fieldRef
-        ? fields[valueFrom.fieldRef.fieldPath]
-        : container.resources.limits.cpu;
-    }
-    values.FULGUR_MODEL = values.FULGUR_MODEL.replace('/opt/fulgur', root);
-    return values;
-  }
-
-  start() {
-    const values = this.environment();
-    const [service, ...args] = this.workload.spec.template.spec.containers[0].args.map((text) =>
-      text.replace(/\$\((\w+)\)/g, (_, name) => values[name]),
-    );
-    const command = ['netns', 'exec', this.netns, join(programs, `fulgur-${service}`), ...args];
-    this.process = spawn('ip', command, {
-      stdio: ['ignore', 'pipe', 'pipe'],
-      env: {PATH: process.env.PATH},
-    });
-    for (const stream of [this.process.stdout, this.process.stderr]) {
-      stream.on('data', (text) => appendFileSync(join(logs, `${this.name}.log`), text));
-    }
-    this.gone = new Promise((done) =>
-      this.process.once('exit', (code, signal) => done(code ?? signal)),
-    );
-    return this;
-  }
-
-  async ready() {
-    const response = await fetch(`http://${this.address}:9090/readyz`, {
-      signal: AbortSignal.timeout(2000),
-    });
-    return response.ok;
-  }
-
-  /** SIGTERM, as Kubernetes ends a pod; throws when its grace is over or it does not exit 0. */
-  async end() {
-    const grace = this.workload.spec.template.spec.terminationGracePeriodSeconds;
-    const begun = Date.now();
-    this.process.kill('SIGTERM');
-    const code = await Promise.race([
-      this.gone,
-      pause(grace * 1000).then(() => 'its grace is over'),
-    ]);
-    if (code !== 0) throw new Error(`${this.name} under SIGTERM: ${code}`);
-    console.log(`${this.name} left in ${((Date.now() - begun) / 1000).toFixed(1)} s of ${grace} s`);
-    this.forget();
-  }
+function keys() {
+  const path = join(folder, 'play-keys', String(process.pid));
+  mkdirSync(dirname(path), {recursive: true});
+  const made = spawnSync(join(programs, 'fulgur'), ['keygen', '--out', path], {encoding: 'utf8'});
+  if (made.status !== 0) throw new Error(made.stderr);
+  return path;
 }
 
-/** What cluster DNS does: every pod's hosts file names every pod that is there. */
-function resolveNames() {
-  const lines = [
-    '127.0.0.1 localhost',
-    ...[...Pod.all.values()].map((pod) => `${pod.address} ${pod.host()}`),
-  ];
-  for (const pod of Pod.all.values())
-    writeFileSync(`/etc/netns/${pod.netns}/hosts`, `${lines.join('\n')}\n`);
-}
-
-async function until(what, seconds, test) {
-  for (const end = Date.now() + seconds * 1000; Date.now() < end; await pause(250)) {
-    if (await test().catch(() => false)) return;
-  }
-  throw new Error(`${what}: not after ${seconds} s`);
-}
-
+/** Clients that ask for the same greedy stream again and again, `width` of them at a time, and rest
+ *  for `rest` times as long as it took, 10 s at most. */
 class Clients {
   constructor(pod) {
-    Object.assign(this, {
-      url: `http://${pod.address}:8000/v1/completions`,
-      running: true,
-      done: 0,
-      failures: [],
-    });
-    this.finished = Promise.all([0, 1, 2].map((number) => this.loop(number)));
+    Object.assign(this, {url: `http://${pod.address}:8000/v1/completions`, width: 1, rest: 50});
+    Object.assign(this, {running: true, done: 0, failures: [], answers: new Set(), slowest: 0});
+    const loops = Array.from({length: 8}, (_, number) => this.loop(number));
+    this.finished = Promise.all(loops);
   }
 
   async loop(number) {
-    for (let turn = number; this.running; turn += 3) {
-      const body = {prompt: 'Once upon a time', max_tokens: 48, temperature: 0, stream: true};
-      try {
-        const response = await fetch(this.url, {
-          method: 'POST',
-          body: JSON.stringify(body),
-          headers: {'content-type': 'application/json'},
-        });
-        const text = await response.text();
-        if (!response.ok || !text.trimEnd().endsWith('[DONE]') || text.includes('"error"')) {
-          this.failures.push(`${response.status} ${text.slice(-300)}`);
-        }
-      } catch (error) {
-        this.failures.push(String(error));
+    while (this.running) {
+      if (number >= this.width) {
+        await pause(50);
+        continue;
       }
+      const begun = Date.now();
+      await this.stream().catch((error) => this.failures.push(String(error)));
+      const took = Date.now() - begun;
+      this.slowest = Math.max(this.slowest, took);
       ++this.done;
+      const wake = Date.now() + Math.min(this.rest * took, 10000);
+      while (this.running && this.rest > 0 && Date.now() < wake) await pause(50);
     }
+  }
+
+  async stream() {
+    const body = {prompt: 'Once upon a time', max_tokens: 48, temperature: 0, stream: true};
+    const response = await fetch(this.url, {
+      method: 'POST',
+      body: JSON.stringify(body),
+      headers: {'content-type': 'application/json'},
+    });
+    const text = await response.text();
+    const events = text.split('\n').filter((line) => line.startsWith('data: '));
+    if (!response.ok || events.pop() !== 'data: [DONE]' || text.includes('"error"'))
+      throw new Error(`${response.status} ${text.slice(-300)}`);
+    const choices = events.flatMap((line) => JSON.parse(line.slice(6)).choices);
+    this.answers.add(choices.map((choice) => choice.text ?? '').join(''));
+  }
+
+  load(width, rest) {
+    Object.assign(this, {width, rest});
+  }
+
+  async more(count) {
+    const goal = this.done + count;
+    await until(`${count} streams`, kSeconds, async () => this.done >= goal);
   }
 
   async stop() {
     this.running = false;
     await this.finished;
-    console.log(`${this.done} streams, ${this.failures.length} failed`);
+    say(
+      `${this.done} streams, ${this.failures.length} failed, ${this.answers.size} different ` +
+        `answers, the slowest took ${(this.slowest / 1000).toFixed(1)} s`,
+    );
     if (this.failures.length > 0) throw new Error(this.failures[0]);
+    if (this.answers.size !== 1) throw new Error('streams differ');
   }
 }
 
-async function play() {
-  const set = (component) => find('StatefulSet', `fulgur-${component}`);
-  const deployment = (component) => find('Deployment', `fulgur-${component}`);
-  const pods = (workload) =>
-    Array.from(
-      {length: workload.spec.replicas},
-      (_, at) => new Pod(workload, `${workload.metadata.name}-${at}`),
-    );
-  const router = new Pod(deployment('router'), 'fulgur-router-0');
-  const shards = pods(set('attention'));
-  const workers = pods(set('expert'));
-  const orchestrator = new Pod(deployment('orchestrator'), 'fulgur-orchestrator-0');
-  resolveNames();
-
-  for (const pod of [router, ...shards, ...workers]) pod.start();
-  await pause(3000);
-  for (const pod of [router, ...shards, ...workers]) {
-    if (pod.process.exitCode !== null)
-      throw new Error(`${pod.name} does not wait for the orchestrator`);
-    if (await pod.ready()) throw new Error(`${pod.name} is ready without an orchestrator`);
+/** What KEDA and the HPA do with a StatefulSet: as many pods as wanted, from ordinal 0 up; one at a
+ *  time down, the highest first. */
+class Autoscaler {
+  constructor(cluster, set, orchestrator, first) {
+    Object.assign(this, {cluster, set, orchestrator, pods: first});
+    Object.assign(this, {running: true, held: false, sizes: [], ended: 0, begun: Date.now()});
+    this.finished = this.loop();
+    this.finished.catch((error) => (this.failure = error));
   }
-  orchestrator.start();
-  for (const pod of Pod.all.values()) await until(`${pod.name} ready`, 60, () => pod.ready());
-  console.log('ready, the orchestrator last');
 
-  const clients = new Clients(router);
-  await until('streams', 60, async () => clients.done >= 3);
-  workers[1].process.kill('SIGKILL');
-  await workers[1].gone;
-  await pause(3000);
-  const again = new Pod(set('expert'), workers[1].name);
-  resolveNames();
-  again.start();
-  await until(`${again.name} at ${again.address}, before at ${workers[1].address}`, 60, () =>
+  async loop() {
+    for (; this.running; await pause(500)) {
+      const wanted = await this.orchestrator
+        .metric('fulgur_pool_wanted_replicas{pool="experts"}')
+        .catch(() => this.pods.length);
+      if (wanted === this.pods.length || this.held) continue;
+      if (wanted > this.pods.length) {
+        const name = `fulgur-expert-${this.pods.length}`;
+        this.pods.push(this.cluster.pod(this.set, name).start());
+      } else {
+        const last = this.pods.pop();
+        say(`${last.name} left in ${(await last.end()).toFixed(2)} s`);
+        ++this.ended;
+      }
+      const seconds = Math.round((Date.now() - this.begun) / 1000);
+      this.sizes.push(`${this.pods.length} at ${seconds} s`);
+    }
+  }
+
+  async reaches(size) {
+    await until(`${size} workers that serve`, kSeconds, async () => {
+      if (this.failure) return true;
+      if (this.pods.length !== size) return false;
+      return (await Promise.all(this.pods.map((pod) => pod.ready()))).every(Boolean);
+    });
+    if (this.failure) throw this.failure;
+  }
+
+  async stop() {
+    this.running = false;
+    await this.finished;
+    say(`workers: ${this.sizes.join(', ')}`);
+  }
+}
+
+/** A crash, and the pod's return under its name at another address. */
+async function comeBackElsewhere(cluster, autoscaler, clients) {
+  autoscaler.held = true; // a StatefulSet gives a pod back whatever its size is to be
+  const at = autoscaler.pods.length - 1;
+  const dead = autoscaler.pods[at];
+  await dead.crash();
+  await clients.more(2);
+  const again = cluster.pod(dead.workload, dead.name).start();
+  autoscaler.pods[at] = again;
+  await until(`${again.name} at ${again.address}, before at ${dead.address}`, kSeconds, () =>
     again.ready(),
   );
-  console.log(`${again.name} came back at another address`);
+  autoscaler.held = false;
+  say(`${again.name} came back at ${again.address}, before at ${dead.address}`);
+}
 
-  const third = new Pod(set('expert'), 'fulgur-expert-2');
-  resolveNames();
-  third.start();
-  await until(`${third.name} ready`, 60, () => third.ready());
-  const before = clients.done;
-  await until('streams over three workers', 60, async () => clients.done >= before + 3);
-  await third.end();
-  await shards[1].end();
-  const after = clients.done;
-  await until('streams after scale-in', 60, async () => clients.done >= after + 3);
+async function play(cluster) {
+  const set = (component) => cluster.find('StatefulSet', `fulgur-${component}`);
+  const deployed = (component) =>
+    cluster.pod(cluster.find('Deployment', `fulgur-${component}`), `fulgur-${component}-0`);
+  const router = deployed('router').start();
+  const shards = [0, 1].map((at) => cluster.pod(set('attention'), `fulgur-attention-${at}`).start());
+  const worker = cluster.pod(set('expert'), 'fulgur-expert-0').start();
+  const early = [router, ...shards, worker];
+  for (const pod of early) await until(`${pod.name} runs`, kSeconds, () => pod.admin('/healthz'));
+  for (const pod of early)
+    if (await pod.ready()) throw new Error(`${pod.name} is ready without an orchestrator`);
+  const orchestrator = deployed('orchestrator').start();
+  for (const pod of cluster.pods.values()) await until(`${pod.name} ready`, kSeconds, () => pod.ready());
+  say('ready, the orchestrator last');
+
+  const clients = new Clients(router);
+  const autoscaler = new Autoscaler(cluster, set('expert'), orchestrator, [worker]);
+  for (let round = 0; round < kRounds; ++round) {
+    clients.load(8, 0);
+    await autoscaler.reaches(kWorkersMost);
+    await clients.more(8);
+    await comeBackElsewhere(cluster, autoscaler, clients);
+    clients.load(1, 50);
+    await autoscaler.reaches(1);
+  }
+  await autoscaler.stop();
+  clients.load(3, 0);
+  await clients.more(3);
+  say(`${shards[1].name} left in ${(await shards[1].end()).toFixed(2)} s, streams running`);
+  await clients.more(3);
   await clients.stop();
-  await router.end();
+  const goodbyes = autoscaler.ended + 1;
+  await until(`${goodbyes} members that drained`, kSeconds, async () => {
+    return (await orchestrator.metric('fulgur_members_left_total')) === goodbyes;
+  });
+  say(`${router.name} left in ${(await router.end()).toFixed(2)} s`);
 }
 
 if (process.getuid() !== 0) skip('network namespaces need root');
-if (spawnSync('ip', ['-V']).error) skip('ip is not installed (Debian package: iproute2)');
 if (!existsSync(join(programs, 'fulgur-router'))) skip(`the programs are not built: ${programs}`);
-const probe = spawnSync('ip', ['link', 'add', bridge, 'type', 'bridge'], {encoding: 'utf8'});
-if (probe.status !== 0) skip(`no network of its own can be made here: ${probe.stderr.trim()}`);
+const cluster = new Cluster(manifests(), root, resolve(programs), [
+  ['/run/secrets/fulgur-curve', keys()],
+]);
+const hindrance = cluster.open();
+if (hindrance) skip(hindrance);
 let failure;
 try {
-  ip('addr', 'add', `${subnet}.1/24`, 'dev', bridge);
-  ip('link', 'set', bridge, 'up');
-  await play();
+  await play(cluster);
 } catch (error) {
   failure = error;
 }
-for (const pod of [...Pod.all.values()]) {
-  if (pod.process?.exitCode === null) {
-    pod.process.kill('SIGKILL');
-    await pod.gone;
-  }
-  pod.forget();
-}
-spawnSync('ip', ['link', 'del', bridge]);
-if (failure) {
-  console.log(`logs: ${logs}`);
-  throw failure;
-}
-rmSync(logs, {recursive: true, force: true});
+await cluster.close(failure !== undefined);
+if (failure) throw failure;
