@@ -176,11 +176,12 @@ CLI::App* add_plan(CLI::App& app, PlanOptions& plan) {
 CLI::App* add_bench(CLI::App& app, BenchOptions& bench) {
   CLI::App* cmd =
       app.add_subcommand("bench",
-                         "run a benchmark: transport, engine, serve, placement, kernels, "
-                         "tokenizer");
+                         "run a benchmark: transport, engine, serve, placement, telemetry, "
+                         "kernels, tokenizer");
   cmd->add_option("BENCH", bench.bench, "which one")
       ->required()
-      ->check(CLI::IsMember({"transport", "engine", "serve", "placement", "kernels", "tokenizer"}));
+      ->check(CLI::IsMember({"transport", "engine", "serve", "placement", "telemetry", "kernels",
+                             "tokenizer"}));
   cmd->add_option("ARGUMENTS", bench.arguments, "handed to it as they are");
   cmd->prefix_command();
   return cmd;

@@ -33,9 +33,35 @@ void require_name(MetricKind kind, std::string_view name) {
 
 }  // namespace
 
-Histogram::BucketBoundaries latency_buckets_s() {
-  return {1e-5,   2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2,
-          2.5e-2, 5e-2,   0.1,  0.25, 0.5,    1.0,  2.5,  5.0,    10.0, 30.0};
+Histogram::BucketBoundaries first_token_buckets_s() {
+  return {0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1,  0.25, 0.5,   0.75,
+          1.0,   2.5,   5.0,  7.5,  10.0, 20.0, 40.0, 80.0, 160., 640.0, 2560.0};
+}
+
+Histogram::BucketBoundaries inter_token_buckets_s() {
+  return {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1,  0.15, 0.2, 0.3,
+          0.4,    0.5,   0.75,   1.0,   2.5,  5.0,   7.5,  10.0,  20.0, 40.0, 80.0};
+}
+
+Histogram::BucketBoundaries request_buckets_s() {
+  return {0.3,  0.5,  0.8,  1.0,  1.5,  2.0,   2.5,   5.0,   10.0,  15.0,  20.0,
+          30.0, 40.0, 50.0, 60.0, 120., 240.0, 480.0, 960.0, 1920., 7680.0};
+}
+
+Histogram::BucketBoundaries row_buckets() {
+  return {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192};
+}
+
+void MirroredHistogram::set(const Tally& tally) {
+  const std::vector<std::uint64_t>& counts = tally.counts();
+  if (seen_ == counts) return;
+  seen_.resize(counts.size());
+  std::vector<double> fresh(counts.size());
+  for (std::size_t i = 0; i < counts.size(); ++i)
+    fresh[i] = static_cast<double>(counts[i] - seen_[i]);
+  histogram_.ObserveMultiple(fresh, tally.sum() - seen_sum_);
+  seen_ = counts;
+  seen_sum_ = tally.sum();
 }
 
 Status check_metric_name(MetricKind kind, std::string_view name) {

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "common/base/status.hpp"
+#include "common/telemetry/tally.hpp"
 
 namespace fulgur::telemetry {
 
@@ -23,8 +24,14 @@ using prometheus::Gauge;
 using prometheus::Histogram;
 using prometheus::Labels;
 
-/// Upper bounds, in seconds, for latencies between 10 us and 30 s.
-Histogram::BucketBoundaries latency_buckets_s();
+/// Upper bounds in seconds, the edges of vLLM's histograms of the same things, so that the two can be
+/// aggregated: time to the first token, time between tokens (with four finer edges below vLLM's
+/// first), and of whole requests and their queueing.
+Histogram::BucketBoundaries first_token_buckets_s();
+Histogram::BucketBoundaries inter_token_buckets_s();
+Histogram::BucketBoundaries request_buckets_s();
+/// Upper bounds of rows and tokens of a batch: powers of two from 1 to 8,192.
+Histogram::BucketBoundaries row_buckets();
 
 enum class MetricKind { counter, gauge, histogram };
 
@@ -80,6 +87,18 @@ class MirroredCounter {
   Counter& counter_;
   double unit_;
   std::uint64_t seen_ = 0;
+};
+
+/// The same for a histogram whose counts are kept in a Tally with its bounds. One owner thread.
+class MirroredHistogram {
+ public:
+  explicit MirroredHistogram(Histogram& histogram) : histogram_(histogram) {}
+  void set(const Tally& tally);
+
+ private:
+  Histogram& histogram_;
+  std::vector<std::uint64_t> seen_;
+  double seen_sum_ = 0;
 };
 
 }  // namespace fulgur::telemetry

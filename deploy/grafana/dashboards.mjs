@@ -213,6 +213,14 @@ const experts = dashboard(
       'layer',
       'expert',
     ),
+    matrix(
+      'Replicas of each expert (layer down, expert across)',
+      'Workers that hold it, as committed. 1: its death makes tokens wait for a load.',
+      'none',
+      'max by (layer, expert) (fulgur_placement_expert_replicas{mesh="$mesh"})',
+      'layer',
+      'expert',
+    ),
     lines('Skew of a layer', 'Its hottest expert over its mean expert.', 'none', [
       query(recorded('layer:fulgur_expert_skew:ratio_rate5m'), 'layer {{layer}}'),
     ]),
@@ -313,12 +321,17 @@ const pools = dashboard(
     ),
     lines(
       'Time of a shard',
-      'What does not fill the second is waiting for experts, or for work.',
+      'Computing by part, and bubbles: nothing to compute until experts answered, by the kind of ' +
+        'their layer. More micro-batches hide bubbles. The rest of the second had no work.',
       'percentunit',
       [
         query(
           `avg by (part) (rate(fulgur_attention_busy_seconds_total{mesh="$mesh"}${RATE}))`,
           '{{part}}',
+        ),
+        query(
+          `avg by (kind) (rate(fulgur_pipeline_bubble_seconds_total{mesh="$mesh"}${RATE}))`,
+          'bubble, {{kind}}',
         ),
       ],
       {stack: true, width: 12, max: 1},
@@ -511,6 +524,12 @@ const requests = dashboard(
       'From arrival to the end.',
       's',
       quantiles('fulgur_router_request_seconds'),
+    ),
+    lines(
+      'Queue of a shard',
+      'From arrival at the shard to the first micro-batch.',
+      's',
+      quantiles('fulgur_request_queue_seconds'),
     ),
     lines(
       'Requests',

@@ -116,7 +116,9 @@ MicroBatchPtr Engine::next() {
   for (const Slice& slice : batch->slices) {
     Sequence& sequence = *scheduler_.find(slice.sequence);
     if (!std::exchange(sequence.begun, true)) {
-      stats_.wait_ns_total += static_cast<std::uint64_t>(clock_.now() - sequence.arrived);
+      const Nanoseconds waited = clock_.now() - sequence.arrived;
+      stats_.wait_ns_total += static_cast<std::uint64_t>(waited);
+      stats_.wait_s.add(static_cast<double>(waited) / kSecond);
     }
     batch->trace = sequence.trace;
     bounded &= sequence.deadline_ns != 0;
@@ -129,6 +131,7 @@ MicroBatchPtr Engine::next() {
   if (batch->work != Work::forward) return batch;
   ++stats_.micro_batches_total;
   stats_.rows_total += batch->rows();
+  stats_.micro_batch_rows.add(batch->rows());
   float* h = batch->h.reserve(std::size_t{batch->rows()} * config_.hidden);
   backend_.embed(*weights_.embedding, batch->tokens, h);
   return batch;

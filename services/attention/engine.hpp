@@ -13,6 +13,7 @@
 #include "common/base/clock.hpp"
 #include "common/base/memory.hpp"
 #include "common/model/model_config.hpp"
+#include "common/telemetry/metrics.hpp"
 #include "common/wire/messages.hpp"
 #include "kernels/include/fulgur/kernels/backend.hpp"
 #include "services/attention/model_weights.hpp"
@@ -37,6 +38,8 @@ struct EngineStats {
   std::uint64_t prompt_tokens_total = 0;
   std::uint64_t micro_batches_total = 0;
   std::uint64_t rows_total = 0;
+  telemetry::Tally wait_s{telemetry::request_buckets_s()};     ///< as wait_ns_total
+  telemetry::Tally micro_batch_rows{telemetry::row_buckets()};
   std::uint64_t finished_total[4] = {};  ///< by wire::FinishReason
 };
 

@@ -82,7 +82,8 @@ void EngineActor::on_submit(actor::Received<wire::Submit>& received) {
 void EngineActor::on_batch_done(const MicroBatchPtr& batch) {
   const Nanoseconds started = shard_.clock->now();
   Outcome outcome = engine_.complete(batch);
-  shard_.busy.head += shard_.clock->now() - started;
+  shard_.bubble.computed_until = shard_.clock->now();
+  shard_.busy.head += shard_.bubble.computed_until - started;
   publish(std::move(outcome));
   evacuate();
   schedule_pump();

@@ -23,9 +23,9 @@ void LayerActor::forward(const MicroBatchPtr& batch) {
   if (batch->work != Work::forward) return pass_on(batch);
   const Nanoseconds started = shard_.clock->now();
   layer_.attend(*batch);
-  const bool lightning =
-      shard_.weights.layers[index_].kind == model::AttentionKind::lightning;
-  (lightning ? shard_.busy.lightning : shard_.busy.softmax) += shard_.clock->now() - started;
+  const Nanoseconds ended = shard_.clock->now();
+  (is_lightning() ? shard_.busy.lightning : shard_.busy.softmax) += ended - started;
+  shard_.bubble.computed_until = ended;
   actor::tell(shard_.dispatch, RunExperts{batch, index_});
 }
 
@@ -35,9 +35,16 @@ void LayerActor::experts_done(const MicroBatchPtr& batch) {
     return;
   }
   const Nanoseconds started = shard_.clock->now();
+  BubbleTime& bubble = shard_.bubble;
+  (is_lightning() ? bubble.lightning : bubble.softmax) += started - bubble.computed_until;
   layer_.combine(*batch, shard_.options.dispatch.dtype);
-  shard_.busy.combine += shard_.clock->now() - started;
+  bubble.computed_until = shard_.clock->now();
+  shard_.busy.combine += bubble.computed_until - started;
   pass_on(batch);
+}
+
+bool LayerActor::is_lightning() const {
+  return shard_.weights.layers[index_].kind == model::AttentionKind::lightning;
 }
 
 void LayerActor::pass_on(const MicroBatchPtr& batch) {

@@ -16,6 +16,7 @@ class LayerActor {
   void forward(const MicroBatchPtr& batch);
   void experts_done(const MicroBatchPtr& batch);
   void pass_on(const MicroBatchPtr& batch);
+  bool is_lightning() const;
 
   Shard& shard_;
   const std::uint32_t index_;

@@ -44,6 +44,14 @@ struct BusyTime {
   Nanoseconds total() const { return lightning + softmax + combine + head; }
 };
 
+/// Time between a shard's last arithmetic and the experts' answer that let it go on, by the kind of
+/// the layer the answer was for: what the pipeline of micro-batches did not hide. Reactor thread.
+struct BubbleTime {
+  Nanoseconds lightning = 0;
+  Nanoseconds softmax = 0;
+  Nanoseconds computed_until = 0;  ///< end of the last arithmetic
+};
+
 /// Everything the actors of one shard share. Outlives them; touched by the reactor thread only.
 struct Shard {
   ShardOptions options;
@@ -56,6 +64,7 @@ struct Shard {
   const Clock* clock = nullptr;
   std::unique_ptr<Engine> engine;
   BusyTime busy;
+  BubbleTime bubble;
   DispatchStats dispatch_stats;  ///< copied by the dispatch actor after each layer
   std::vector<wire::WorkerSeen> workers_seen;  ///< copied by the dispatch actor at each tick
   EvacuationStats evacuation_stats;  ///< copied by the engine actor after each step

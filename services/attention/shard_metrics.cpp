@@ -17,15 +17,30 @@ struct Reading {
 };
 
 struct ShardMetrics {
-  explicit ShardMetrics(telemetry::Metrics& metrics) : reactor(metrics) {
+  explicit ShardMetrics(telemetry::Metrics& metrics)
+      : reactor(metrics),
+        wait(metrics.histogram("fulgur_request_queue_seconds",
+                               "From a request's arrival at the shard to its first micro-batch",
+                               telemetry::request_buckets_s())),
+        rows(metrics.histogram("fulgur_micro_batch_rows", "Token rows of a micro-batch",
+                               telemetry::row_buckets())) {
     add_engine(metrics);
     add_dispatch(metrics);
     add_busy(metrics);
     add_state(metrics);
     add_migration(metrics);
-    metrics.add_alias("vllm:num_requests_running", "fulgur_requests_running");
-    metrics.add_alias("vllm:num_requests_waiting", "fulgur_requests_waiting");
-    metrics.add_alias("vllm:kv_cache_usage_perc", "fulgur_kv_usage_ratio");
+    add_aliases(metrics);
+  }
+
+  static void add_aliases(telemetry::Metrics& metrics) {
+    const std::pair<const char*, const char*> aliases[] = {
+        {"vllm:num_requests_running", "fulgur_requests_running"},
+        {"vllm:num_requests_waiting", "fulgur_requests_waiting"},
+        {"vllm:kv_cache_usage_perc", "fulgur_kv_usage_ratio"},
+        {"vllm:cache_config_info", "fulgur_kv_config_info"},
+        {"vllm:request_queue_time_seconds", "fulgur_request_queue_seconds"},
+        {"vllm:num_preemptions_total", "fulgur_preemptions_total"}};
+    for (const auto& [alias, source] : aliases) metrics.add_alias(alias, source);
   }
 
   void count(telemetry::Metrics& metrics, const char* name, const char* help,
@@ -102,6 +117,16 @@ struct ShardMetrics {
               return static_cast<std::uint64_t>(shard.busy.*member);
             },
             {{"part", part}}, telemetry::MirroredCounter::kPerNanosecond);
+    }
+    const std::pair<const char*, Nanoseconds BubbleTime::*> kinds[] = {
+        {"lightning", &BubbleTime::lightning}, {"softmax", &BubbleTime::softmax}};
+    for (const auto& [kind, member] : kinds) {
+      count(metrics, "fulgur_pipeline_bubble_seconds_total",
+            "Time the shard had nothing to compute until experts answered, by the layer's kind",
+            [member = member](const Shard& shard) {
+              return static_cast<std::uint64_t>(shard.bubble.*member);
+            },
+            {{"kind", kind}}, telemetry::MirroredCounter::kPerNanosecond);
     }
   }
 
@@ -182,6 +207,8 @@ struct ShardMetrics {
   }
 
   service::ReactorMetrics reactor;
+  telemetry::MirroredHistogram wait;
+  telemetry::MirroredHistogram rows;
   std::vector<Mirror> mirrors;
   std::vector<Reading> readings;
 };
@@ -191,8 +218,15 @@ struct ShardMetrics {
 std::function<void()> shard_metrics(telemetry::Metrics& metrics, actor::Reactor& reactor,
                                     Shard& shard, service::Admin& admin) {
   auto own = std::make_shared<ShardMetrics>(metrics);
+  metrics
+      .gauge("fulgur_kv_config_info", "Tokens of a KV page and number of pages; always 1",
+             {{"block_size", std::to_string(kernels::kPageTokens)},
+              {"num_gpu_blocks", std::to_string(shard.options.scheduler.pages)}})
+      .Set(1);
   return [own, &reactor, &shard, &admin] {
     own->reactor.refresh(reactor, reactor.transport().stats());
+    own->wait.set(shard.engine->stats().wait_s);
+    own->rows.set(shard.engine->stats().micro_batch_rows);
     for (auto& mirror : own->mirrors) mirror.counter.set(mirror.read(shard));
     for (auto& reading : own->readings) reading.gauge.Set(reading.read(shard));
     admin.set_ready(shard.experts_reachable,

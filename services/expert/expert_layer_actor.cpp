@@ -40,6 +40,7 @@ void ExpertLayerActor::run_pending() {
   run_queued_ = false;
   RunResult result = layer_.run();
   load_.routed_rows_total += result.routed_rows;
+  ++load_.runs_total;
   load_.busy_total += result.compute;
   for (const auto& answer : result.answers)
     load_.wait_total += answer.combine.queue_us * kMicrosecond;

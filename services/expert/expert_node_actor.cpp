@@ -178,7 +178,9 @@ void ExpertNodeActor::on_layer_load(const LayerLoad& layer) {
   }
   if (--loads_missing_ > 0) return;
   wire::Load load;
+  load_.runs_total = 0;
   for (const auto& last : last_) {
+    load_.runs_total += last.runs_total;
     load.queue_depth += static_cast<std::uint32_t>(last.queued);
     load.tokens_total += last.routed_rows_total;
     load.requests_total += last.dispatches_total;

@@ -28,6 +28,7 @@ struct NodeLoad {
   wire::Load load;
   std::vector<std::uint64_t> expert_tokens_total;  ///< [layers * experts]
   std::uint64_t nacks_total = 0;
+  std::uint64_t runs_total = 0;
 };
 
 class ExpertNodeActor {

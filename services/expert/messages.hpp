@@ -31,6 +31,7 @@ struct LayerLoad {
   std::size_t queued = 0;
   std::uint64_t dispatches_total = 0;
   std::uint64_t routed_rows_total = 0;
+  std::uint64_t runs_total = 0;  ///< grouped products
   Nanoseconds busy_total = 0;
   Nanoseconds wait_total = 0;  ///< of dispatches in the queue
   std::vector<std::uint64_t> expert_tokens;  ///< [experts] since the last AskLoad

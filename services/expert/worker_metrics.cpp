@@ -10,6 +10,8 @@ struct WorkerMetrics {
       : reactor(metrics),
         dispatches(metrics.counter("fulgur_expert_dispatches_total", "Dispatches run")),
         rows(metrics.counter("fulgur_expert_routed_rows_total", "Routed (token, slot) rows run")),
+        runs(metrics.counter("fulgur_expert_runs_total",
+                             "Grouped products that ran them: rows over runs is the batch")),
         nacks(metrics.counter("fulgur_expert_nacks_total", "Dispatches refused by the front")),
         busy(metrics.counter("fulgur_expert_busy_seconds_total", "Time spent in expert products"),
              telemetry::MirroredCounter::kPerNanosecond),
@@ -29,6 +31,7 @@ struct WorkerMetrics {
   service::ReactorMetrics reactor;
   telemetry::MirroredCounter dispatches;
   telemetry::MirroredCounter rows;
+  telemetry::MirroredCounter runs;
   telemetry::MirroredCounter nacks;
   telemetry::MirroredCounter busy;
   telemetry::Gauge& queue;
@@ -48,6 +51,7 @@ std::function<void()> worker_metrics(telemetry::Metrics& metrics, actor::Reactor
     own->reactor.refresh(reactor, reactor.transport().stats());
     own->dispatches.set(load.load.requests_total);
     own->rows.set(load.load.tokens_total);
+    own->runs.set(load.runs_total);
     own->nacks.set(load.nacks_total);
     own->busy.set(load.load.busy_ns_total);
     own->queue.Set(load.load.queue_depth);

@@ -1,5 +1,6 @@
 #include "services/orchestrator/mesh_view.hpp"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 namespace fulgur::orchestrator {
@@ -92,7 +93,8 @@ std::string mesh_json(const Coordinator& coordinator, const SelfDescription& sel
 }
 
 MeshMetrics::MeshMetrics(telemetry::Metrics& metrics)
-    : epoch_(metrics.gauge("fulgur_placement_epoch", "Committed placement epoch")),
+    : metrics_(metrics),
+      epoch_(metrics.gauge("fulgur_placement_epoch", "Committed placement epoch")),
       replicas_(
           metrics.gauge("fulgur_placement_replicas", "Replicas of every expert as committed")),
       serving_(metrics.gauge("fulgur_mesh_serving",
@@ -130,12 +132,34 @@ void MeshMetrics::update_pool(const std::string& pool, const ScalingSignal& sign
   busy_.at(pool)->Set(signal.busy());
 }
 
+/// Counts the workers that hold each expert, once an epoch.
+void MeshMetrics::update_replicas(const Epochs& epochs) {
+  if (epochs.epoch() == shown_epoch_) return;
+  const auto placement = epochs.placement();
+  if (!placement) return;
+  shown_epoch_ = epochs.epoch();
+  const std::size_t cells = std::size_t{placement->layers} * placement->experts;
+  for (std::size_t cell = expert_replicas_.size(); cell < cells; ++cell) {
+    expert_replicas_.push_back(&metrics_.gauge(
+        "fulgur_placement_expert_replicas", "Workers that hold an expert as committed",
+        {{"layer", std::to_string(cell / placement->experts)},
+         {"expert", std::to_string(cell % placement->experts)}}));
+  }
+  for (std::size_t cell = 0; cell < cells; ++cell) {
+    const auto holders = std::ranges::count_if(placement->workers, [&](const auto& worker) {
+      return (worker.replicas[cell / 64] >> (cell % 64) & 1) != 0;
+    });
+    expert_replicas_[cell]->Set(static_cast<double>(holders));
+  }
+}
+
 void MeshMetrics::update(const Coordinator& coordinator, std::uint64_t malformed_frames) {
   for (auto& [key, gauge] : members_)
     gauge->Set(static_cast<double>(coordinator.members().count(key.first, key.second)));
   const Epochs& epochs = coordinator.epochs();
   epoch_.Set(static_cast<double>(epochs.epoch()));
   replicas_.Set(epochs.replicas());
+  update_replicas(epochs);
   serving_.Set(coordinator.serving().is_ok() ? 1 : 0);
   update_pool("experts", coordinator.pools().experts());
   update_pool("attention", coordinator.pools().attention());

@@ -30,7 +30,11 @@ class MeshMetrics {
 
  private:
   void update_pool(const std::string& pool, const ScalingSignal& signal);
+  void update_replicas(const Epochs& epochs);
 
+  telemetry::Metrics& metrics_;
+  std::uint64_t shown_epoch_ = 0;
+  std::vector<telemetry::Gauge*> expert_replicas_;  ///< [layers * experts]
   using Key = std::pair<wire::ServiceKind, MemberState>;
   std::map<Key, telemetry::Gauge*> members_;
   telemetry::Gauge& epoch_;

@@ -1,13 +1,8 @@
 #include "services/router/router_metrics.hpp"
 
+#include <utility>
+
 namespace fulgur::router {
-namespace {
-
-telemetry::Histogram::BucketBoundaries long_buckets_s() {
-  return {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600};
-}
-
-}  // namespace
 
 RouterMetrics::RouterMetrics(const std::string& name)
     : metrics_("router", name),
@@ -26,13 +21,21 @@ RouterMetrics::RouterMetrics(const std::string& name)
                                    "Requests whose client went away")),
       first_token_s(metrics_.histogram("fulgur_router_first_token_seconds",
                                        "From the request's arrival to its first token",
-                                       long_buckets_s())),
+                                       telemetry::first_token_buckets_s())),
       inter_token_s(metrics_.histogram("fulgur_router_inter_token_seconds",
                                        "Between two tokens of a sequence",
-                                       telemetry::latency_buckets_s())),
+                                       telemetry::inter_token_buckets_s())),
       request_s(metrics_.histogram("fulgur_router_request_seconds",
-                                   "From the request's arrival to its end", long_buckets_s())) {
-  metrics_.add_alias("vllm:num_requests_running", "fulgur_router_sequences_running");
+                                   "From the request's arrival to its end",
+                                   telemetry::request_buckets_s())) {
+  const std::pair<const char*, const char*> aliases[] = {
+      {"vllm:num_requests_running", "fulgur_router_sequences_running"},
+      {"vllm:time_to_first_token_seconds", "fulgur_router_first_token_seconds"},
+      {"vllm:inter_token_latency_seconds", "fulgur_router_inter_token_seconds"},
+      {"vllm:e2e_request_latency_seconds", "fulgur_router_request_seconds"},
+      {"vllm:prompt_tokens_total", "fulgur_router_prompt_tokens_total"},
+      {"vllm:generation_tokens_total", "fulgur_router_generated_tokens_total"}};
+  for (const auto& [alias, source] : aliases) metrics_.add_alias(alias, source);
 }
 
 void RouterMetrics::count_request(std::string_view api, int status) {

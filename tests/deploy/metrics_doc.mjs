@@ -20,7 +20,8 @@ const REGISTRATION =
   /\b(counter|gauge|histogram|count|show)\(\s*(?:\w*metrics_?,\s*)?"(fulgur_\w+)",\s*((?:"[^"]*"\s*)+)/g;
 // Rows of a table of names and help texts that a loop registers.
 const ROW = /\{\s*"(fulgur_\w+)",\s*((?:"[^"]*"\s*)+)/g;
-const ALIAS = /add_alias\(\s*"([^"]+)",\s*"(fulgur_\w+)"/g;
+// Rows of a table of aliases and sources.
+const ALIAS = /\{\s*"(vllm:\w+)",\s*"(fulgur_\w+)"/g;
 const SECTIONS = {
   router: 'Router',
   attention: 'Attention shard',

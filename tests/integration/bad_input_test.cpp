@@ -120,8 +120,9 @@ class EntryPoint : public testing::Test {
   }
   Finished run(const Arguments& variables, const Arguments& arguments) const {
     const Arguments clean = {"-i", "PATH=/usr/bin:/bin"};
-    return run_program("/usr/bin/env", joined(joined(joined(clean, variables),
-                                                     {folder_ + "/entrypoint"}), arguments));
+    return run_program(
+        "/usr/bin/env",
+        joined(joined(joined(clean, variables), {folder_ + "/entrypoint"}), arguments));
   }
 
  private:
@@ -143,10 +144,10 @@ TEST_F(EntryPoint, RefusesWhatIsNoServiceAndNoSetting) {
 }
 
 TEST_F(EntryPoint, TakesKnownSettingsAndKubernetesOwnVariables) {
-  const Finished help = run({"FULGUR_MODEL=/m", "FULGUR_SHRINK_SECONDS=9",
-                             "FULGUR_ROUTER_SERVICE_HOST=10.0.0.1",
-                             "FULGUR_ROUTER_PORT_80_TCP=tcp://10.0.0.1:80"},
-                            {"orchestrator", "--help"});
+  const Finished help =
+      run({"FULGUR_MODEL=/m", "FULGUR_SHRINK_SECONDS=9", "FULGUR_ROUTER_SERVICE_HOST=10.0.0.1",
+           "FULGUR_ROUTER_PORT_80_TCP=tcp://10.0.0.1:80"},
+          {"orchestrator", "--help"});
   EXPECT_EQ(help.exit_code, 0) << help.output;
   EXPECT_NE(help.output.find("--replicas"), std::string::npos);
 }

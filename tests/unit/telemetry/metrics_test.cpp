@@ -68,5 +68,22 @@ TEST(MirroredCounter, FollowsATotalAndNeverFalls) {
   EXPECT_TRUE(has(metrics.text(), "fulgur_busy_seconds_total 1.5"));
 }
 
+TEST(MirroredHistogram, CopiesWhatATallyHasCountedSince) {
+  Metrics metrics("attention", "attention-0");
+  Tally tally({0.1, 1.0});
+  MirroredHistogram mirror(metrics.histogram("fulgur_wait_seconds", "Wait", tally.bounds()));
+  tally.add(0.1);
+  tally.add(0.5);
+  mirror.set(tally);
+  tally.add(4);
+  mirror.set(tally);
+  mirror.set(tally);
+  const std::string text = metrics.text();
+  EXPECT_TRUE(has(text, "fulgur_wait_seconds_bucket{le=\"0.1\"} 1"));
+  EXPECT_TRUE(has(text, "fulgur_wait_seconds_bucket{le=\"1\"} 2"));
+  EXPECT_TRUE(has(text, "fulgur_wait_seconds_bucket{le=\"+Inf\"} 3"));
+  EXPECT_TRUE(has(text, "fulgur_wait_seconds_sum 4.6"));
+}
+
 }  // namespace
 }  // namespace fulgur::telemetry
