@@ -66,6 +66,10 @@ HttpClient::~HttpClient() {
   curl_easy_cleanup(impl_->handle);
 }
 
+void HttpClient::add_header(const std::string& line) {
+  impl_->json_headers = curl_slist_append(impl_->json_headers, line.c_str());
+}
+
 Result<HttpResponse> HttpClient::get(const std::string& path, Nanoseconds timeout) {
   impl_->prepare(path);
   curl_easy_setopt(impl_->handle, CURLOPT_TIMEOUT_MS, static_cast<long>(timeout / kMillisecond));

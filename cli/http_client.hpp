@@ -25,6 +25,9 @@ class HttpClient {
   HttpClient(const HttpClient&) = delete;
   HttpClient& operator=(const HttpClient&) = delete;
 
+  /// A line that goes with every post, e.g. "traceparent: 00-…".
+  void add_header(const std::string& line);
+
   /// unavailable when nobody answers, deadline_exceeded after `timeout`. Any HTTP status is a
   /// value.
   Result<HttpResponse> get(const std::string& path, Nanoseconds timeout);

@@ -39,6 +39,9 @@ class Planner {
     ServicePlan plan = member("router", "router-0");
     append(plan, {"--host", options_.host, "--port", std::to_string(options_.port),
                   "--max-context", std::to_string(kKvTokens)});
+    if (options_.trace_sample) {
+      append(plan, {"--trace-sample", fmt::format("{}", *options_.trace_sample)});
+    }
     return plan;
   }
 
@@ -57,6 +60,7 @@ class Planner {
     ServicePlan plan = base(kind, name);
     append(plan, {"--orchestrator", paths_.socket_prefix + "orchestrator.sock", "--admin",
                   "127.0.0.1:0"});
+    if (!options_.otlp_endpoint.empty()) append(plan, {"--otlp-endpoint", options_.otlp_endpoint});
     return plan;
   }
   static void pin(ServicePlan& plan, const std::vector<int>& cpus, std::uint32_t threads) {

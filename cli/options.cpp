@@ -3,6 +3,8 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 
+#include "common/http/client.hpp"
+
 namespace fulgur::cli {
 namespace {
 
@@ -21,6 +23,16 @@ void add_port(CLI::App& app, std::uint16_t& port) {
   app.add_option("--port", port, "HTTP port of the mesh")
       ->check(CLI::Range(1, 65535))
       ->capture_default_str();
+}
+
+void add_tracing(CLI::App& app, UpOptions& up) {
+  app.add_option("--otlp-endpoint", up.otlp_endpoint,
+                 "OpenTelemetry collector for traces, http://host:4318 (default: none)")
+      ->check(CLI::Validator(
+          [](std::string& text) { return http::parse_base_url(text).status().message(); }, "URL"));
+  app.add_option("--trace-sample", up.trace_sample,
+                 "part of the requests that is traced, 0 to 1 (default: 0.01)")
+      ->check(CLI::Range(0.0, 1.0));
 }
 
 CLI::App* add_up(CLI::App& app, UpOptions& up) {
@@ -63,6 +75,7 @@ CLI::App* add_up(CLI::App& app, UpOptions& up) {
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
   cmd->add_flag("--curve", up.curve, "encrypt all links, with a key made for this mesh");
+  add_tracing(*cmd, up);
   cmd->add_flag("--quiet", up.quiet, "print errors only");
   cmd->add_flag("--no-demo", up.no_demo, "do not stream a completion first");
   cmd->add_flag("--detach", up.detach, "return when ready, keep serving in the background");

@@ -30,6 +30,8 @@ struct UpOptions {
   double rebalance_interval_s = 60;
   double spare = 0;
   bool curve = false;  ///< a fresh key in the run directory for every link
+  std::string otlp_endpoint;  ///< empty: no tracing
+  std::optional<double> trace_sample;
 };
 
 struct DownOptions {

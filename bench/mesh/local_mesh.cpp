@@ -147,6 +147,7 @@ Status LocalMesh::start_node(Node& node, const std::string& endpoint) {
   options.parked = options_.parked;
   options.cache = options_.cache;
   options.evacuation = options_.evacuation;
+  options.tracer = options_.tracer;
   options.on_left = [] {};
   options.on_fatal = [](const std::string& why) { throw AssertionError(why); };
   FULGUR_ASSIGN_OR_RETURN(node.shard, attention::start_shard(*node.reactor, *checkpoint_, *backend_,
@@ -155,6 +156,7 @@ Status LocalMesh::start_node(Node& node, const std::string& endpoint) {
   expert::WorkerOptions worker;
   worker.registration.name = node.name;
   worker.hold = replicas_of(0);
+  worker.tracer = options_.tracer;
   worker.on_left = [] {};
   worker.on_fatal = [](const std::string& why) { throw AssertionError(why); };
   FULGUR_ASSIGN_OR_RETURN(node.worker, expert::start_worker(*node.reactor, checkpoint_, *backend_,
@@ -172,6 +174,7 @@ Status LocalMesh::start_worker(std::uint32_t worker) {
   expert::WorkerOptions options;
   options.registration.name = node->name;
   options.hold = replicas_of(worker);
+  options.tracer = options_.tracer;
   options.on_left = [] {};
   options.on_fatal = [](const std::string& why) { throw AssertionError(why); };
   FULGUR_ASSIGN_OR_RETURN(node->worker, expert::start_worker(*node->reactor, checkpoint_, *backend_,
@@ -237,7 +240,7 @@ void LocalMesh::publish_placement(std::uint64_t epoch) {
   for (std::uint32_t index = 0; index < options_.shards; ++index) {
     if (nodes_[index] == nullptr) continue;
     actor::tell(nodes_[index]->shard->engine_actor,
-                actor::Received<wire::Placement>{0, "orchestrator", 0, 0, placement(epoch)});
+                actor::Received<wire::Placement>{0, "orchestrator", 0, {}, placement(epoch)});
   }
 }
 
@@ -251,6 +254,7 @@ std::uint64_t LocalMesh::submit(wire::Submit submit, std::uint32_t shard) {
   ++running_;
   wire::Message message;
   message.sender = "client";
+  if (options_.tracer != nullptr) message.trace = {0, request, request};
   message.body = std::move(submit);
   auto& transport = options_.workers == 0 ? nodes_[0]->reactor->transport() : *client_->transport;
   const Status sent = transport.send(shard_links_.at(shard), wire::encode(message));

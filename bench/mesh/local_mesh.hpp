@@ -40,6 +40,9 @@ struct LocalMeshOptions {
   attention::ParkedLimits parked;
   attention::PrefixCacheLimits cache;
   attention::EvacuationOptions evacuation;
+  /// All requests are traced, the one with id r in trace {0, r} as children of span r. Outlives the
+  /// mesh.
+  telemetry::Tracer* tracer = nullptr;
 };
 
 class LocalMesh {

@@ -16,7 +16,7 @@ struct Received {
   transport::LinkId link = 0;
   std::string sender;
   std::int64_t deadline_ns = 0;  ///< wall clock; 0: none
-  std::uint64_t trace = 0;
+  TraceContext trace;
   Body body;
 };
 

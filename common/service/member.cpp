@@ -22,6 +22,10 @@ Member::Member(std::string program, wire::ServiceKind kind, const Flags& flags)
 Status Member::open() {
   FULGUR_ASSIGN_OR_RETURN(checkpoint_, model::Checkpoint::open(flags_.model));
   FULGUR_ASSIGN_OR_RETURN(admin_, Admin::start(flags_.admin, metrics_));
+  telemetry::OtlpOptions otlp;
+  otlp.endpoint = flags_.otlp_endpoint;
+  otlp.resource = {program_, flags_.name};
+  FULGUR_ASSIGN_OR_RETURN(tracer_, telemetry::OtlpTracer::start(otlp, clock_, metrics_));
   transport::TransportOptions links;
   links.listen = flags_.listen;
   links.allowed = flags_.carrier();

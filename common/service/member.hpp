@@ -10,6 +10,7 @@
 #include "common/base/clock.hpp"
 #include "common/model/checkpoint.hpp"
 #include "common/service/service.hpp"
+#include "common/telemetry/otlp_tracer.hpp"
 
 namespace fulgur::service {
 
@@ -27,6 +28,8 @@ class Member {
   telemetry::Metrics& metrics() { return metrics_; }
   Admin& admin() { return *admin_; }
   transport::Transport& transport() { return *transport_; }
+  /// Null when spans go nowhere.
+  telemetry::Tracer* tracer() { return tracer_.get(); }
   /// What this process says of itself to the orchestrator.
   wire::Register registration(std::uint64_t capacity_bytes = 0) const;
 
@@ -56,6 +59,7 @@ class Member {
   std::uint64_t incarnation_;
   std::shared_ptr<const model::Checkpoint> checkpoint_;
   std::unique_ptr<Admin> admin_;
+  std::unique_ptr<telemetry::OtlpTracer> tracer_;
   std::unique_ptr<transport::Transport> transport_;
   bool left_ = false;
   bool served_ = false;

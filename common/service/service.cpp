@@ -10,6 +10,7 @@
 
 #include "common/base/log.hpp"
 #include "common/http/admin_routes.hpp"
+#include "common/http/client.hpp"
 #include "common/service/curve_flag.hpp"
 
 namespace fulgur::service {
@@ -97,6 +98,14 @@ void add_flags(CLI::App& app, Flags& flags) {
   app.add_option("--log-level", flags.log_level, "least level logged")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
       ->capture_default_str();
+  app.add_option("--otlp-endpoint", flags.otlp_endpoint,
+                 "OpenTelemetry collector that spans of sampled requests go to, http://host:4318")
+      ->envname("OTEL_EXPORTER_OTLP_ENDPOINT")
+      ->check(CLI::Validator(
+          [](std::string& text) {
+            return text.empty() ? "" : http::parse_base_url(text).status().message();
+          },
+          "URL"));
 }
 
 std::optional<int> parse(CLI::App& app, int argc, char** argv) {

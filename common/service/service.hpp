@@ -35,6 +35,7 @@ struct Flags {
   std::vector<int> cpus;
   std::string log_level = "info";
   std::vector<transport::CurveKey> curve;  ///< empty: links are not encrypted
+  std::string otlp_endpoint;  ///< collector of spans; empty: none
 
   transport::Carrier carrier() const;
   Dtype dtype() const { return activations == "f32" ? Dtype::f32 : Dtype::bf16; }

@@ -3,6 +3,7 @@
 // this file.
 #include "common/wire/codec.hpp"
 
+#include <capnp/any.h>
 #include <kj/exception.h>
 
 #include <algorithm>
@@ -175,10 +176,31 @@ Status decode_into(Frames& frames, Message& message) {
   FULGUR_RETURN_IF_ERROR(
       detail::read_text(envelope.getSender(), kMaxNameBytes, "sender", message.sender));
   message.deadline_ns = envelope.getDeadlineNs();
-  message.trace = envelope.getTraceId();
+  message.trace.low = envelope.getTraceId();
+  if (envelope.hasTrace()) {
+    message.trace.high = envelope.getTrace().getHigh();
+    message.trace.span = envelope.getTrace().getSpan();
+  }
   FULGUR_RETURN_IF_ERROR(read_body(envelope.getBody(), frames, message.body));
   if (Status valid = validate(message); !valid) return {Code::data_loss, valid.message()};
   return Status::ok();
+}
+
+/// An untraced message has no word for a trace: its root ends before that pointer, as it did before
+/// the field existed, and readers see the default.
+schema::Envelope::Builder init_envelope(FrameBuilder& builder, const TraceContext& trace) {
+  using Size = schema::Envelope::_capnpPrivate;
+  const auto pointers = static_cast<std::uint16_t>(Size::pointerCount - (trace.sampled() ? 0 : 1));
+  auto envelope = builder.getRoot<capnp::AnyPointer>()
+                      .initAsAnyStruct(Size::dataWordSize, pointers)
+                      .as<schema::Envelope>();
+  envelope.setTraceId(trace.low);
+  if (trace.sampled()) {
+    auto context = envelope.initTrace();
+    context.setHigh(trace.high);
+    context.setSpan(trace.span);
+  }
+  return envelope;
 }
 
 }  // namespace
@@ -186,11 +208,10 @@ Status decode_into(Frames& frames, Message& message) {
 Frames encode(const Message& message) {
   FrameBuilder builder(detail::header_words(message));
   detail::EncodeContext context{builder.getOrphanage(), {}};
-  auto envelope = builder.initRoot<schema::Envelope>();
+  auto envelope = init_envelope(builder, message.trace);
   envelope.setVersion(message.version);
   envelope.setSender(detail::text(message.sender));
   envelope.setDeadlineNs(message.deadline_ns);
-  envelope.setTraceId(message.trace);
   std::visit(BodyWriter{envelope.getBody(), context}, message.body);
   return builder.frames(context.tensor);
 }

@@ -8,6 +8,12 @@ using G = import "generate.capnp";
 using C = import "control.capnp";
 $Cxx.namespace("fulgur::wire::schema");
 
+# Present in messages of a sampled trace only.
+struct TraceContext {
+  high @0 :UInt64;         # first 8 bytes of the W3C trace id; the last 8 are traceId
+  span @1 :UInt64;         # the sender's span that the receiver's spans are children of
+}
+
 struct Envelope {
   version @0 :UInt16;
   sender @1 :Text;
@@ -38,4 +44,6 @@ struct Envelope {
     snapshotReply @24 :G.SnapshotReply;
     snapshotDrop @25 :G.SnapshotDrop;
   }
+
+  trace @26 :TraceContext; # must stay the last pointer: encode() leaves it out of untraced messages
 }

@@ -5,6 +5,7 @@ namespace fulgur::wire::detail {
 namespace {
 
 constexpr std::size_t kEnvelopeWords = 24;  // root, body struct, sender
+constexpr std::size_t kTraceWords = 3;
 
 std::size_t words_of(std::size_t bytes) { return bytes / 8 + 2; }
 
@@ -40,7 +41,8 @@ std::size_t extra(const T&) {
 }  // namespace
 
 std::size_t header_words(const Message& message) {
-  return kEnvelopeWords + words_of(message.sender.size()) +
+  return kEnvelopeWords + (message.trace.sampled() ? kTraceWords : 0) +
+         words_of(message.sender.size()) +
          std::visit([](const auto& body) { return extra(body); }, message.body);
 }
 

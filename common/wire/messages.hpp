@@ -17,6 +17,7 @@
 
 #include "common/base/dtype.hpp"
 #include "common/base/status.hpp"
+#include "common/base/trace_context.hpp"
 
 namespace fulgur::wire {
 
@@ -439,7 +440,7 @@ struct Message {
   std::uint16_t version = kProtocolVersion;
   std::string sender;
   std::int64_t deadline_ns = 0;  ///< wall clock, nanoseconds since the epoch; 0: none
-  std::uint64_t trace = 0;
+  TraceContext trace;
   Body body;
   friend bool operator==(const Message&, const Message&) = default;
 };

@@ -30,7 +30,7 @@ Engine::Engine(SchedulerOptions options, ParkedLimits parked, PrefixCacheLimits 
   }
 }
 
-Outcome Engine::submit(transport::LinkId link, std::uint64_t trace, std::int64_t deadline_ns,
+Outcome Engine::submit(transport::LinkId link, const TraceContext& trace, std::int64_t deadline_ns,
                        wire::Submit submit) {
   Outcome outcome;
   const std::uint64_t request = submit.request;
@@ -39,18 +39,22 @@ Outcome Engine::submit(transport::LinkId link, std::uint64_t trace, std::int64_t
   auto sequence = std::make_unique<Sequence>();
   sequence->id = next_id_++;
   sequence->link = link;
-  sequence->trace = trace;
   sequence->deadline_ns = deadline_ns;
   sequence->arrived = clock_.now();
   sequence->submit = std::move(submit);
   if (sequence->submit.snapshot != 0) {
     sequence->snapshot = parked_.take(sequence->submit.snapshot, sequence->submit.tokens);
   }
+  std::unique_ptr<SequenceTrace> watched;
+  if (tracer_ != nullptr && trace.sampled()) {
+    watched = std::make_unique<SequenceTrace>(*tracer_, trace, sequence->submit, sequence->arrived);
+  }
   const bool late = deadline_ns != 0 && deadline_ns <= clock_.wall_now();
   const Status admitted =
       late ? error(Code::deadline_exceeded, "the deadline passed before the request came")
            : scheduler_.submit(std::move(sequence));
   if (!admitted.is_ok()) {
+    if (watched) watched->end(wire::FinishReason::error, admitted, 0, clock_.now());
     ++stats_.finished_total[static_cast<std::size_t>(wire::FinishReason::error)];
     wire::Done done;
     done.request = request;
@@ -62,6 +66,7 @@ Outcome Engine::submit(transport::LinkId link, std::uint64_t trace, std::int64_t
   }
   // A re-submission that already has all its tokens (the shard died after the last one).
   Sequence& admitted_sequence = *scheduler_.find(next_id_ - 1);
+  admitted_sequence.trace = std::move(watched);
   wire::FinishReason reason{};
   if (finished(admitted_sequence, reason)) end(admitted_sequence.id, reason, Status::ok(), outcome);
   return outcome;
@@ -89,6 +94,7 @@ void Engine::hand_over(SequenceId id, const std::string& moved_to, std::uint64_t
                        Outcome& outcome) {
   const Status why(Code::unavailable, moved_to.empty() ? "this shard is draining"
                                                        : "the sequence has moved to " + moved_to);
+  if (const auto& trace = scheduler_.find(id)->trace) trace->moved(moved_to);
   end(id, wire::FinishReason::error, why, outcome);
   wire::Done& done = outcome.done.back().second;
   done.draining = true;
@@ -112,6 +118,7 @@ MicroBatchPtr Engine::next() {
   free_lanes_.pop_back();
   // The latest of the deadlines: one sequence's must not end the others of its micro-batch.
   bool bounded = true;
+  bool traced = false;
   batch->deadline_ns = 0;
   for (const Slice& slice : batch->slices) {
     Sequence& sequence = *scheduler_.find(slice.sequence);
@@ -120,11 +127,12 @@ MicroBatchPtr Engine::next() {
       stats_.wait_ns_total += static_cast<std::uint64_t>(waited);
       stats_.wait_s.add(static_cast<double>(waited) / kSecond);
     }
-    batch->trace = sequence.trace;
+    traced |= sequence.trace != nullptr;
     bounded &= sequence.deadline_ns != 0;
     batch->deadline_ns = std::max(batch->deadline_ns, sequence.deadline_ns);
   }
   if (!bounded) batch->deadline_ns = 0;
+  if (traced) begin_trace_steps(*batch);
   if (batch->work == Work::snapshot) {
     batch->snapshot->layers.resize(config_.layers);
   }
@@ -137,13 +145,45 @@ MicroBatchPtr Engine::next() {
   return batch;
 }
 
+/// The layers are computed once for all sequences of a micro-batch: their spans go under the step
+/// of one of them, the one that had the fewest so far, and the others' steps point there.
+void Engine::begin_trace_steps(MicroBatch& batch) {
+  const Nanoseconds now = clock_.now();
+  for (const Slice& slice : batch.slices) {
+    const Sequence& sequence = *scheduler_.find(slice.sequence);
+    if (!sequence.trace) continue;
+    if (batch.work != Work::forward) {
+      sequence.trace->copied(batch.work == Work::restore ? "state restored" : "state copied", now);
+      continue;
+    }
+    const TraceContext step = sequence.trace->begin_step(slice, batch, now);
+    const std::uint32_t left = sequence.trace->details_left();
+    if (step.sampled() && left > batch.trace.details_left) {
+      batch.trace.step = step;
+      batch.trace.owner = sequence.id;
+      batch.trace.details_left = left;
+    }
+  }
+  if (!batch.trace.step.sampled()) return;
+  for (const Slice& slice : batch.slices) {
+    const Sequence& sequence = *scheduler_.find(slice.sequence);
+    if (sequence.trace && sequence.id != batch.trace.owner)
+      sequence.trace->link_step(batch.trace.step);
+  }
+}
+
 Outcome Engine::complete(const MicroBatchPtr& batch) {
   Outcome outcome;
+  if (batch->trace.step.sampled()) {
+    scheduler_.find(batch->trace.owner)->trace->set_details_left(batch->trace.details_left);
+    batch->trace = {};
+  }
   scheduler_.complete(*batch);
   if (batch->work == Work::forward && batch->failure.is_ok()) sample(*batch, outcome);
   for (const Slice& slice : batch->slices) {
     Sequence* sequence = scheduler_.find(slice.sequence);
     if (sequence == nullptr) continue;  // it just ended
+    if (sequence->trace) sequence->trace->end_step(clock_.now());
     if (sequence->cancelled) {
       end(sequence->id, wire::FinishReason::cancelled, Status::ok(), outcome);
     } else if (!batch->failure.is_ok()) {
@@ -236,6 +276,7 @@ void Engine::draw(Sequence& sequence, std::span<float> logits, Outcome& outcome)
     event.logprob = logprobs.chosen;
     event.top = std::move(logprobs.top);
   }
+  if (sequence.trace) sequence.trace->token(clock_.now());
   if (event.index == 0) stats_.prompt_tokens_total += submit.prompt_tokens;
   ++stats_.generated_tokens_total;
   scheduler_.append(sequence, event.token);
@@ -261,6 +302,7 @@ bool Engine::finished(const Sequence& sequence, wire::FinishReason& reason) cons
 void Engine::end(SequenceId id, wire::FinishReason reason, Status why, Outcome& outcome) {
   const SequencePtr sequence = scheduler_.remove(id);
   ++stats_.finished_total[static_cast<std::size_t>(reason)];
+  if (sequence->trace) sequence->trace->end(reason, why, sequence->generated(), clock_.now());
   wire::Done done;
   done.request = sequence->submit.request;
   done.reason = reason;

@@ -50,8 +50,11 @@ class Engine {
          const model::ModelConfig& config,
          const ModelWeights& weights, kernels::Backend& backend, const Clock& clock);
 
+  /// Sampled sequences get spans from now on; `tracer` outlives the engine, null: none do.
+  void trace_with(telemetry::Tracer* tracer) { tracer_ = tracer; }
+
   /// A refused submission is answered in the outcome; one that is running already is not run twice.
-  Outcome submit(transport::LinkId link, std::uint64_t trace, std::int64_t deadline_ns,
+  Outcome submit(transport::LinkId link, const TraceContext& trace, std::int64_t deadline_ns,
                  wire::Submit submit);
   Outcome cancel(transport::LinkId link, std::uint64_t request);
   /// The router is gone: nobody waits for its requests.
@@ -79,6 +82,7 @@ class Engine {
   const EngineStats& stats() const { return stats_; }
 
  private:
+  void begin_trace_steps(MicroBatch& batch);
   void sample(const MicroBatch& batch, Outcome& outcome);
   void compute_logits(const MicroBatch& batch, std::size_t first, std::size_t count);
   void report_prompt(Sequence& sequence, std::uint64_t position, std::span<const float> logits,
@@ -91,6 +95,7 @@ class Engine {
   const ModelWeights& weights_;
   kernels::Backend& backend_;
   const Clock& clock_;
+  telemetry::Tracer* tracer_ = nullptr;
   PrefixCache cache_;
   Scheduler scheduler_;
   ParkedSnapshots parked_;

@@ -305,7 +305,8 @@ bool ExpertDispatch::send_part(Worker& worker, Routes work, std::uint64_t cost) 
   wire::Message message;
   message.sender = name_;
   message.deadline_ns = batch->deadline_ns;
-  message.trace = batch->trace;
+  const auto trace = DispatchTrace::begin(options_.tracer, batch->trace, clock_);
+  message.trace = trace.context(batch->trace);
   message.body = std::move(dispatch);
   if (auto sent = hooks_.send(worker.link, std::move(message)); !sent.is_ok()) {
     log::warn("dispatch not sent worker={} why=\"{}\"", worker.name, sent.message());
@@ -318,7 +319,7 @@ bool ExpertDispatch::send_part(Worker& worker, Routes work, std::uint64_t cost) 
   worker.pace.sent(now, alone);
   ++worker.outstanding;
   worker.load += cost;
-  parts_.emplace(id, Part{std::move(work), worker.name, cost, now, alone});
+  parts_.emplace(id, Part{std::move(work), worker.name, cost, now, alone, trace});
   return true;
 }
 
@@ -328,6 +329,13 @@ void ExpertDispatch::forget(std::map<std::uint64_t, Part>::iterator part) {
     worker->second.outstanding -= std::min(worker->second.outstanding, 1U);
   }
   parts_.erase(part);
+}
+
+void ExpertDispatch::end_trace(const Part& part, const wire::Combine* answer,
+                               std::string_view why) {
+  if (part.trace.id == 0) return;
+  part.trace.end(*options_.tracer, part.work.batch->trace, part.worker, part.work.routes.size(),
+                 answer, why, clock_.now());
 }
 
 void ExpertDispatch::on_combine(transport::LinkId link, wire::Combine combine) {
@@ -357,6 +365,7 @@ void ExpertDispatch::on_combine(transport::LinkId link, wire::Combine combine) {
   stats_.queue_us_total += combine.queue_us;
   stats_.compute_us_total += combine.compute_us;
   stats_.round_trip_us_total += static_cast<std::uint64_t>((clock_.now() - part.sent) / kMicrosecond);
+  end_trace(part, &combine);
   forget(found);
   if (batch->routes_missing == 0) hooks_.done(batch, layer);
 }
@@ -373,6 +382,7 @@ void ExpertDispatch::on_nack(transport::LinkId link, const wire::Nack& nack) {
     const MicroBatchPtr batch = found->second.work.batch;
     const std::uint32_t layer = found->second.work.layer;
     const std::string who = found->second.worker;
+    end_trace(found->second, nullptr, "called invalid");
     forget(found);
     fail(batch, layer, error(Code::internal, "worker {} calls a dispatch of layer {} invalid", who, layer));
     return;
@@ -382,6 +392,7 @@ void ExpertDispatch::on_nack(transport::LinkId link, const wire::Nack& nack) {
 
 void ExpertDispatch::retry(std::uint64_t id, bool avoid_worker) {
   const auto found = parts_.find(id);
+  end_trace(found->second, nullptr, "asked of another worker");
   Routes work = std::move(found->second.work);
   const std::string worker = found->second.worker;
   forget(found);
@@ -488,7 +499,10 @@ void ExpertDispatch::fail(const MicroBatchPtr& batch, std::uint32_t layer, Statu
   for (const auto& [id, part] : parts_) {
     if (part.work.batch == batch) ids.push_back(id);
   }
-  for (const std::uint64_t id : ids) forget(parts_.find(id));
+  for (const std::uint64_t id : ids) {
+    end_trace(parts_.at(id), nullptr, "given up");
+    forget(parts_.find(id));
+  }
   parked_.erase(std::remove_if(parked_.begin(), parked_.end(),
                                [&](const Routes& parked) { return parked.batch == batch; }),
                 parked_.end());

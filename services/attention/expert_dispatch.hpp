@@ -33,6 +33,7 @@ struct DispatchOptions {
   /// The same, sooner, when another holder is at hand: after this and many times what is usual.
   Nanoseconds patience_min = 500 * kMillisecond;
   Nanoseconds wait_max = 60 * kSecond;         ///< routes without a live replica give up
+  telemetry::Tracer* tracer = nullptr;         ///< for batches whose layers are traced
 };
 
 /// Counters for /metrics. Reactor thread.
@@ -137,6 +138,7 @@ class ExpertDispatch {
     std::uint64_t cost = 0;
     Nanoseconds sent = 0;
     bool alone = false;  ///< the worker owed nothing else from when it was sent
+    DispatchTrace trace;
   };
 
   bool holds(const Worker& worker, std::uint32_t layer, std::uint32_t expert) const;
@@ -163,6 +165,7 @@ class ExpertDispatch {
   void retry_all_of(const std::string& worker);
   void retry_parked();
   void forget(std::map<std::uint64_t, Part>::iterator part);
+  void end_trace(const Part& part, const wire::Combine* answer, std::string_view why = "");
   void fail(const MicroBatchPtr& batch, std::uint32_t layer, Status why);
   Worker* by_link(transport::LinkId link);
 

@@ -26,25 +26,35 @@ void LayerActor::forward(const MicroBatchPtr& batch) {
   const Nanoseconds ended = shard_.clock->now();
   (is_lightning() ? shard_.busy.lightning : shard_.busy.softmax) += ended - started;
   shard_.bubble.computed_until = ended;
+  if (batch->trace.step.sampled()) {
+    batch->trace.begin_layer(*shard_.options.tracer, index_, is_lightning(), started, ended);
+  }
   actor::tell(shard_.dispatch, RunExperts{batch, index_});
 }
 
 void LayerActor::experts_done(const MicroBatchPtr& batch) {
+  const Nanoseconds started = shard_.clock->now();
   if (!batch->failure.is_ok()) {
+    end_trace(*batch, started, started);
     actor::tell(shard_.engine_actor, BatchDone{batch});
     return;
   }
-  const Nanoseconds started = shard_.clock->now();
   BubbleTime& bubble = shard_.bubble;
   (is_lightning() ? bubble.lightning : bubble.softmax) += started - bubble.computed_until;
   layer_.combine(*batch, shard_.options.dispatch.dtype);
   bubble.computed_until = shard_.clock->now();
   shard_.busy.combine += bubble.computed_until - started;
+  end_trace(*batch, started, bubble.computed_until);
   pass_on(batch);
 }
 
 bool LayerActor::is_lightning() const {
   return shard_.weights.layers[index_].kind == model::AttentionKind::lightning;
+}
+
+void LayerActor::end_trace(MicroBatch& batch, Nanoseconds combining, Nanoseconds now) {
+  if (!batch.trace.layer_open()) return;
+  batch.trace.end_layer(*shard_.options.tracer, batch.failure, combining, now);
 }
 
 void LayerActor::pass_on(const MicroBatchPtr& batch) {

@@ -15,6 +15,7 @@ class LayerActor {
  private:
   void forward(const MicroBatchPtr& batch);
   void experts_done(const MicroBatchPtr& batch);
+  void end_trace(MicroBatch& batch, Nanoseconds combining, Nanoseconds now);
   void pass_on(const MicroBatchPtr& batch);
   bool is_lightning() const;
 

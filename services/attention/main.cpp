@@ -24,6 +24,7 @@ int run(const service::Flags& flags, attention::ShardOptions options) {
   options.expert_carrier = flags.carrier();
   options.dispatch.dtype = flags.dtype();
   options.registration = member.registration();
+  options.tracer = member.tracer();
   options.on_left = [&] { member.left(); };
   options.on_fatal = [&](const std::string& why) { member.fatal(why); };
   std::unique_ptr<attention::Shard> shard;  // outlives the actors of the reactor

@@ -9,6 +9,7 @@
 
 #include "common/base/memory.hpp"
 #include "common/wire/messages.hpp"
+#include "services/attention/sequence_trace.hpp"
 
 namespace fulgur::attention {
 
@@ -52,7 +53,7 @@ struct MicroBatch {
   std::shared_ptr<SequenceSnapshot> snapshot;
   bool capture = false;  ///< the snapshot is for the prompt cache; the sequence goes on
   std::int64_t deadline_ns = 0;  ///< wall clock; the latest of its sequences, 0: none
-  std::uint64_t trace = 0;
+  BatchTrace trace;              ///< empty unless one of its sequences is sampled
 
   // Activations, float32 row-major.
   AlignedBuffer<float> h;         ///< [rows, hidden] residual stream between layers

@@ -10,6 +10,7 @@
 #include "common/transport/transport.hpp"
 #include "common/wire/messages.hpp"
 #include "services/attention/micro_batch.hpp"
+#include "services/attention/sequence_trace.hpp"
 
 namespace fulgur::attention {
 
@@ -23,7 +24,7 @@ enum class SequenceState : std::uint8_t {
 struct Sequence {
   SequenceId id = 0;
   transport::LinkId link = 0;  ///< the router that submitted it
-  std::uint64_t trace = 0;
+  std::unique_ptr<SequenceTrace> trace;  ///< null: not sampled
   std::int64_t deadline_ns = 0;  ///< wall clock; 0: none
   wire::Submit submit;           ///< `tokens` grows as tokens are generated
   Nanoseconds arrived = 0;

@@ -20,6 +20,7 @@ void fill_sizes(ShardOptions& options, const model::Checkpoint& checkpoint,
   options.scheduler.positions_max = config.max_positions;
   options.dispatch.hidden = config.hidden;
   options.dispatch.experts_per_token = config.experts_per_token;
+  options.dispatch.tracer = options.tracer;
 }
 
 /// Sequence state lives in these actors: one that fails cannot be restarted, the shard must be.
@@ -86,6 +87,7 @@ Result<std::unique_ptr<Shard>> start_shard(actor::Reactor& reactor,
                                            shard->options.cache,
                                            shard->config, shard->weights, backend,
                                            reactor.clock());
+  shard->engine->trace_with(shard->options.tracer);
   shard->layers.resize(shard->config.layers);
   reactor.spawn<actor::Supervisor>(&reactor.clock(), end_shard_on_failure(*shard),
                                    children_of(*shard, reactor));

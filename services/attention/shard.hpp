@@ -30,6 +30,7 @@ struct ShardOptions {
   ParkedLimits parked;           ///< states taken over from other shards
   PrefixCacheLimits cache;       ///< states of prompts, for prompts that begin the same
   EvacuationOptions evacuation;  ///< how this shard leaves
+  telemetry::Tracer* tracer = nullptr;  ///< for the spans of sampled sequences; null: none
   std::function<void()> on_left;  ///< drained after Leave
   std::function<void(const std::string& why)> on_fatal;
 };

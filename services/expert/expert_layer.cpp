@@ -70,7 +70,7 @@ RunResult ExpertLayer::run() {
     const std::size_t bytes = dispatch.routes.size() * hidden_ * size_of(dispatch.dtype);
     auto memory = pool_.take(bytes);
     outputs.push_back(memory.get());
-    RunResult::Answer answer{item.link, item.trace, {}};
+    RunResult::Answer answer{item.link, item.trace, item.arrived, dispatch.rows, {}};
     answer.combine.id = dispatch.id;
     answer.combine.layer = layer_;
     answer.combine.routes = static_cast<std::uint32_t>(dispatch.routes.size());

@@ -22,7 +22,7 @@ namespace fulgur::expert {
 /// A dispatch waiting in a layer's queue and the link its answer goes to.
 struct Pending {
   transport::LinkId link = 0;
-  std::uint64_t trace = 0;
+  TraceContext trace;
   Nanoseconds arrived = 0;
   wire::Dispatch dispatch;
   /// The experts of its routes, held from push() on: a Retire cannot free them under it.
@@ -38,7 +38,9 @@ struct ExpertLayerLimits {
 struct RunResult {
   struct Answer {
     transport::LinkId link = 0;
-    std::uint64_t trace = 0;
+    TraceContext trace;
+    Nanoseconds arrived = 0;
+    std::uint32_t rows = 0;  ///< of the dispatch
     wire::Combine combine;
   };
   std::vector<Answer> answers;

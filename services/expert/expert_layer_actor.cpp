@@ -44,10 +44,30 @@ void ExpertLayerActor::run_pending() {
   load_.busy_total += result.compute;
   for (const auto& answer : result.answers)
     load_.wait_total += answer.combine.queue_us * kMicrosecond;
+  if (context_.tracer != nullptr) record(result);
   for (auto& answer : result.answers) send(answer.link, answer.trace, std::move(answer.combine));
   if (!layer_.idle()) {
     run_queued_ = true;
     self_.send(&self_, RunPending{});
+  }
+}
+
+/// A span for each traced dispatch of the run.
+void ExpertLayerActor::record(const RunResult& result) {
+  telemetry::Tracer& tracer = *context_.tracer;
+  const Nanoseconds now = context_.clock->now();
+  for (const auto& answer : result.answers) {
+    if (!answer.trace.sampled()) continue;
+    auto span =
+        tracer.open("expert.run", telemetry::SpanKind::server, answer.trace, answer.arrived);
+    span.set("fulgur.layer", load_.layer);
+    span.set("fulgur.rows", answer.rows);
+    span.set("fulgur.routes", answer.combine.routes);
+    span.set("fulgur.queue_us", answer.combine.queue_us);
+    span.set("fulgur.compute_us", answer.combine.compute_us);
+    span.set("fulgur.batch.routes", result.routed_rows);
+    span.set("fulgur.batch.dispatches", result.answers.size());
+    tracer.close(span, now);
   }
 }
 
@@ -58,7 +78,7 @@ LayerLoad ExpertLayerActor::take_load() {
   return load_;
 }
 
-void ExpertLayerActor::send(transport::LinkId link, std::uint64_t trace, wire::Body body) {
+void ExpertLayerActor::send(transport::LinkId link, const TraceContext& trace, wire::Body body) {
   wire::Message message;
   message.sender = context_.name;
   message.trace = trace;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/actor/messages.hpp"
+#include "common/telemetry/tracing.hpp"
 #include "services/expert/expert_layer.hpp"
 #include "services/expert/messages.hpp"
 
@@ -16,6 +17,7 @@ struct WorkerContext {
   kernels::Backend* backend = nullptr;
   WeightStore* store = nullptr;
   const Clock* clock = nullptr;
+  telemetry::Tracer* tracer = nullptr;  ///< null: no spans
   std::shared_ptr<BufferPool> pool;
   ExpertLayerLimits limits;
   std::uint64_t epoch = 0;  ///< last epoch prepared, for Nack
@@ -32,7 +34,8 @@ class ExpertLayerActor {
   void on_dispatch(actor::Received<wire::Dispatch>& received);
   void run_pending();
   LayerLoad take_load();
-  void send(transport::LinkId link, std::uint64_t trace, wire::Body body);
+  void record(const RunResult& result);
+  void send(transport::LinkId link, const TraceContext& trace, wire::Body body);
 
   actor::Self& self_;
   WorkerContext& context_;

@@ -25,6 +25,7 @@ int run(const service::Flags& flags, const expert::WorkerFlags& own) {
   expert::WorkerOptions options;
   options.orchestrator = flags.orchestrator;
   options.registration = member.registration(own.capacity_bytes);
+  options.tracer = member.tracer();
   expert::apply(own, options);
   options.on_left = [&] { member.left(); };
   options.on_fatal = [&](const std::string& why) { member.fatal(why); };

@@ -59,6 +59,7 @@ Result<std::unique_ptr<Worker>> start_worker(actor::Reactor& reactor,
   context.backend = &backend;
   context.store = worker->store.get();
   context.clock = &reactor.clock();
+  context.tracer = options.tracer;
   context.pool = std::make_shared<BufferPool>();
   context.limits = options.limits;
   // The node actor exists before the loader is asked for anything.

@@ -23,6 +23,7 @@ struct WorkerOptions {
   std::uint64_t load_bytes_per_second = 0;  ///< of loads that nobody waits for; 0: no bound
   /// How long a Leave waits for the orchestrator to move the replicas away first; 0: not at all.
   Nanoseconds drain_timeout = 0;
+  telemetry::Tracer* tracer = nullptr;  ///< for the spans of sampled dispatches; null: none
   std::function<void()> on_left;
   std::function<void(const std::string& why)> on_fatal;
 };

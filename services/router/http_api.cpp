@@ -108,30 +108,37 @@ void HttpApi::get_model(const http::Request& request, const http::Responder& res
 }
 
 void HttpApi::completions(const http::Request& request, const http::Responder& responder) {
-  auto body = parse_body(request.body);
-  if (!body.is_ok()) return refuse("completions", responder, body.error());
-  auto parsed = parse_completion(*body, deps_.model->limits());
-  if (!parsed.is_ok()) return refuse("completions", responder, parsed.error());
-  generate(std::move(parsed), responder);
+  generate(request, false, responder);
 }
 
 void HttpApi::chat_completions(const http::Request& request, const http::Responder& responder) {
-  auto body = parse_body(request.body);
-  if (!body.is_ok()) return refuse("chat", responder, body.error());
-  auto parsed = parse_chat(*body, deps_.model->limits());
-  if (!parsed.is_ok()) return refuse("chat", responder, parsed.error());
-  generate(std::move(parsed), responder);
+  generate(request, true, responder);
 }
 
-void HttpApi::generate(ApiResult<GenerationRequest> request, const http::Responder& responder) {
-  const std::string_view api = request->chat ? "chat" : "completions";
-  auto input = prepare(std::move(*request));
-  if (!input.is_ok()) return refuse(api, responder, input.error());
+void HttpApi::generate(const http::Request& request, bool chat, const http::Responder& responder) {
+  std::unique_ptr<RequestTrace> trace;
+  if (deps_.tracing.on()) {
+    trace = deps_.tracing.begin(request.header("traceparent"), request.path, deps_.clock->now());
+  }
+  auto input = prepare(request, chat, trace.get());
+  if (!input.is_ok()) {
+    if (trace) trace->end(input.error().status, 0, 0, deps_.clock->now());
+    return refuse(chat ? "chat" : "completions", responder, input.error());
+  }
+  (*input)->trace = std::move(trace);
   (*input)->responder = responder;
   deps_.start_session(std::move(*input));
 }
 
-ApiResult<std::shared_ptr<SessionInput>> HttpApi::prepare(GenerationRequest request) {
+ApiResult<std::shared_ptr<SessionInput>> HttpApi::prepare(const http::Request& http_request,
+                                                          bool chat, RequestTrace* trace) {
+  auto body = parse_body(http_request.body);
+  if (!body.is_ok()) return body.error();
+  auto parsed = chat ? parse_chat(*body, deps_.model->limits())
+                     : parse_completion(*body, deps_.model->limits());
+  if (!parsed.is_ok()) return parsed.error();
+  GenerationRequest& request = *parsed;
+  if (trace != nullptr) trace->set_request(request, deps_.model->name());
   if (!deps_.model->answers_to(request.model)) return unknown_model(request.model);
   if (!deps_.ready->load()) return unavailable("no attention shard is ready");
   auto ticket = deps_.admission->enter(request.choices());
@@ -141,6 +148,7 @@ ApiResult<std::shared_ptr<SessionInput>> HttpApi::prepare(GenerationRequest requ
   }
   const Nanoseconds now = deps_.clock->now();
   auto prompts = encode(request);
+  if (trace != nullptr) trace->add_span("router.tokenize", now, deps_.clock->now());
   if (!prompts.is_ok()) return prompts.error();
   const std::string id = fmt::format("{}-{:016x}{:08x}", request.chat ? "chatcmpl" : "cmpl",
                                      random(), random() >> 32);
@@ -150,6 +158,7 @@ ApiResult<std::shared_ptr<SessionInput>> HttpApi::prepare(GenerationRequest requ
                    .model = deps_.model,
                    .prompts = std::move(*prompts),
                    .responder = {},
+                   .trace = nullptr,
                    .ticket = std::move(*ticket),
                    .id = id,
                    .seed = seed,

@@ -14,6 +14,7 @@
 #include "common/http/admin_routes.hpp"
 #include "common/http/server.hpp"
 #include "services/router/admission.hpp"
+#include "services/router/request_trace.hpp"
 #include "services/router/router_metrics.hpp"
 #include "services/router/served_model.hpp"
 #include "services/router/session.hpp"
@@ -27,6 +28,7 @@ struct HttpApiDeps {
   Admission* admission = nullptr;
   const std::atomic<bool>* ready = nullptr;      ///< some shard takes sequences
   std::string api_key;                           ///< empty: none asked for
+  RequestTracing tracing{nullptr, 0};
   Nanoseconds request_timeout = 600 * kSecond;
   std::uint64_t seed = 0;                        ///< of ids and of requests without a seed
   /// Starts a session; called on worker threads.
@@ -53,8 +55,9 @@ class HttpApi {
   void tokenize(const http::Request& request, const http::Responder& responder);
   void detokenize(const http::Request& request, const http::Responder& responder);
 
-  void generate(ApiResult<GenerationRequest> request, const http::Responder& responder);
-  ApiResult<std::shared_ptr<SessionInput>> prepare(GenerationRequest request);
+  void generate(const http::Request& request, bool chat, const http::Responder& responder);
+  ApiResult<std::shared_ptr<SessionInput>> prepare(const http::Request& request, bool chat,
+                                                   RequestTrace* trace);
   ApiResult<std::vector<std::shared_ptr<const TokenIds>>> encode(const GenerationRequest& request);
   void refuse(std::string_view api, const http::Responder& responder, const ApiError& error);
   std::uint64_t random() { return random_bits(deps_.seed, drawn_.fetch_add(1)); }

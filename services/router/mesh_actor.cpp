@@ -42,10 +42,12 @@ caf::behavior MeshActor::make_behavior() {
   };
 }
 
-Status MeshActor::send(transport::LinkId link, wire::Body body, std::int64_t deadline_ns) {
+Status MeshActor::send(transport::LinkId link, wire::Body body, std::int64_t deadline_ns,
+                       const TraceContext& trace) {
   wire::Message message;
   message.sender = deps_.registration.name;
   message.deadline_ns = deadline_ns;
+  message.trace = trace;
   message.body = std::move(body);
   return deps_.transport->send(link, wire::encode(message));
 }
@@ -183,7 +185,7 @@ void MeshActor::on_submit(SubmitChoice& order) {
 bool MeshActor::place(const SubmitChoice& order) {
   std::vector<std::string> avoid = order.avoid;
   while (Shard* shard = picker_.pick(order.prefix, avoid, order.prefer)) {
-    const Status sent = send(shard->link, order.submit, order.deadline_ns);
+    const Status sent = send(shard->link, order.submit, order.deadline_ns, order.trace);
     if (sent.is_ok()) {
       ++shard->running;
       running_[order.submit.request] = {order.session, shard->name, order.deadline_ns};

@@ -62,7 +62,8 @@ class MeshActor {
   void forget(std::map<std::uint64_t, Running>::iterator running);
   void connect_shard(const std::string& name);
   void register_here();
-  Status send(transport::LinkId link, wire::Body body, std::int64_t deadline_ns = 0);
+  Status send(transport::LinkId link, wire::Body body, std::int64_t deadline_ns = 0,
+              const TraceContext& trace = {});
   void update_ready();
 
   actor::Self& self_;

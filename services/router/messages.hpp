@@ -19,6 +19,7 @@ struct SubmitChoice {
   std::vector<std::string> avoid;   ///< shards that just refused it
   std::string prefer;               ///< shard that holds its state; empty: none
   bool patient = false;             ///< wait for a shard rather than be refused
+  TraceContext trace;               ///< of a sampled request
 };
 
 /// Session -> mesh: nothing more is wanted of this sequence.

@@ -37,6 +37,10 @@ void add_router_flags(CLI::App& app, Options& options, RawFlags& raw) {
                  "Name of the model; default: the directory's");
   app.add_option("--request-timeout", raw.request_timeout_s, "Seconds a request may take")
       ->check(CLI::Range(0.001, 86400.0));
+  app.add_option("--trace-sample", options.service.trace_sample,
+                 "Part of the requests that is traced, 0 to 1, with --otlp-endpoint")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
   app.add_option("--drain-timeout", raw.drain_timeout_s, "Seconds streams may take to finish")
       ->check(CLI::Range(0.0, 3600.0));
 }
@@ -57,6 +61,7 @@ Status finish(const RawFlags& raw, Options& options) {
   options.service.orchestrator = common.orchestrator;
   options.service.worker_threads = common.threads;
   options.service.carrier = common.carrier();
+  options.service.otlp_endpoint = common.otlp_endpoint;
   options.transport.listen = common.listen;
   options.transport.allowed = common.carrier();
   options.transport.curve = common.curve;

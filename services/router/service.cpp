@@ -37,6 +37,7 @@ Result<std::unique_ptr<Service>> Service::start(ServiceOptions options,
                                                 const Clock& clock) {
   std::unique_ptr<Service> service(
       new Service(std::move(options), std::move(model), transport, clock));
+  FULGUR_RETURN_IF_ERROR(service->open_tracer());
   FULGUR_RETURN_IF_ERROR(service->listen());
   service->spawn_mesh();
   service->server_->start();
@@ -52,6 +53,7 @@ HttpApiDeps Service::api_deps() {
   deps.admission = &admission_;
   deps.ready = &mesh_.ready;
   deps.api_key = options_.api_key;
+  deps.tracing = RequestTracing(tracer_.get(), options_.trace_sample);
   deps.request_timeout = options_.request_timeout;
   deps.seed = options_.seed;
   deps.start_session = [this](std::shared_ptr<SessionInput> input) {
@@ -60,6 +62,16 @@ HttpApiDeps Service::api_deps() {
     });
   };
   return deps;
+}
+
+Status Service::open_tracer() {
+  tracer_ = options_.tracer;
+  if (tracer_) return Status::ok();
+  telemetry::OtlpOptions otlp;
+  otlp.endpoint = options_.otlp_endpoint;
+  otlp.resource = {"fulgur-router", options_.name};
+  FULGUR_ASSIGN_OR_RETURN(tracer_, telemetry::OtlpTracer::start(otlp, clock_, metrics_.registry()));
+  return Status::ok();
 }
 
 Status Service::listen() {

@@ -12,6 +12,7 @@
 #include "common/actor/reactor.hpp"
 #include "common/base/clock.hpp"
 #include "common/http/server.hpp"
+#include "common/telemetry/otlp_tracer.hpp"
 #include "common/transport/transport.hpp"
 #include "services/router/http_api.hpp"
 #include "services/router/mesh_actor.hpp"
@@ -35,6 +36,9 @@ struct ServiceOptions {
   std::string api_key;
   Nanoseconds request_timeout = 600 * kSecond;
   std::uint64_t seed = 0;
+  std::string otlp_endpoint;   ///< collector of spans; empty: no tracing
+  double trace_sample = 0.01;  ///< part of the requests without a traceparent that are traced
+  std::shared_ptr<telemetry::Tracer> tracer;  ///< instead of one for `otlp_endpoint`; for tests
 };
 
 class Service {
@@ -66,6 +70,7 @@ class Service {
  private:
   Service(ServiceOptions options, std::shared_ptr<const ServedModel> model,
           transport::Transport& transport, const Clock& clock);
+  Status open_tracer();
   Status listen();
   void spawn_mesh();
   void subscribe(const actor::Handle& mesh);
@@ -75,6 +80,7 @@ class Service {
   std::shared_ptr<const ServedModel> model_;
   const Clock& clock_;
   RouterMetrics metrics_;
+  std::shared_ptr<telemetry::Tracer> tracer_;  ///< null: off
   Admission admission_;
   MeshDeps mesh_;
   SessionDeps sessions_;

@@ -34,6 +34,7 @@ Session::Session(SessionInput input, SessionPort& port, const Clock& clock, Rout
 
 Session::~Session() {
   release_all();
+  if (!ended_) trace_end(503);  // the service is torn down around it
   metrics_.running.Decrement(static_cast<double>(runs_.size()));
 }
 
@@ -61,6 +62,10 @@ void Session::submit(Run& run, bool patient) {
   order.prefer = std::exchange(run.moved_to, {});
   order.submit.snapshot = std::exchange(run.snapshot, 0);
   order.patient = patient;
+  if (input_.trace) {
+    order.trace = input_.trace->submit(index_of(run), run.submissions, order.submit.tokens.size(),
+                                       clock_.now());
+  }
   port_.submit(std::move(order));
 }
 
@@ -75,6 +80,9 @@ void Session::resubmit(Run& run, const Status& why) {
   log::info("resubmitting request={} generated={} why=\"{}\"", input_.id, run.choice.generated(),
             why.message());
   metrics_.resubmissions.Increment();
+  if (input_.trace) {
+    input_.trace->interrupted(index_of(run), "submitted again", why.message(), clock_.now());
+  }
   submit(run, waits);
 }
 
@@ -95,6 +103,7 @@ void Session::measure(Run& run) {
   metrics_.generated_tokens.Increment();
   if (run.last_token == 0) {
     metrics_.first_token_s.Observe(seconds(now - input_.arrived));
+    if (input_.trace) input_.trace->first_token(index_of(run), now);
   } else {
     metrics_.inter_token_s.Observe(seconds(now - run.last_token));
   }
@@ -143,6 +152,9 @@ void Session::on_done(const ChoiceDone& message) {
 void Session::follow(Run& run, const ChoiceDone& message) {
   log::debug("following request={} to={}", input_.id, message.done.moved_to);
   metrics_.moves.Increment();
+  if (input_.trace) {
+    input_.trace->interrupted(index_of(run), "moved", "to " + message.done.moved_to, clock_.now());
+  }
   --run.submissions;
   run.avoid = {message.shard};
   run.moved_to = message.done.moved_to;
@@ -171,12 +183,15 @@ void Session::progress(Run& run) {
   if (input_.request->stream) {
     Delta delta = run.choice.take_delta();
     if (finished || !delta.text.empty() || !delta.tokens.empty()) {
-      const auto index = static_cast<std::uint32_t>(&run - runs_.data());
       const bool first = !std::exchange(run.shown, true);
-      if (!send_chunk(response_.chunk(index, run.choice, delta, first))) return;
+      if (!send_chunk(response_.chunk(index_of(run), run.choice, delta, first))) return;
     }
   }
   if (!finished) return;
+  if (input_.trace) {
+    input_.trace->choice_done(index_of(run), run.choice.finish_reason(), run.choice.generated(),
+                              clock_.now());
+  }
   if (run.request != 0) {
     port_.release({std::exchange(run.request, 0), run.choice.cut_short()});
   }
@@ -247,8 +262,16 @@ void Session::release_all() {
 
 void Session::end(int status) {
   ended_ = true;
+  trace_end(status);
   metrics_.count_request(input_.request->chat ? "chat" : "completions", status);
   metrics_.request_s.Observe(seconds(clock_.now() - input_.arrived));
+}
+
+void Session::trace_end(int status) {
+  if (!input_.trace) return;
+  const Usage used = usage();
+  input_.trace->end(status, used.prompt_tokens, used.completion_tokens, clock_.now());
+  input_.trace.reset();
 }
 
 Usage Session::usage() const {

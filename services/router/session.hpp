@@ -14,6 +14,7 @@
 #include "services/router/choice.hpp"
 #include "services/router/messages.hpp"
 #include "services/router/openai_response.hpp"
+#include "services/router/request_trace.hpp"
 #include "services/router/router_metrics.hpp"
 
 namespace fulgur::router {
@@ -24,6 +25,7 @@ struct SessionInput {
   std::shared_ptr<const ServedModel> model;
   std::vector<std::shared_ptr<const TokenIds>> prompts;
   http::Responder responder;
+  std::unique_ptr<RequestTrace> trace;  ///< null: not sampled
   Admission::Ticket ticket;
   std::string id;  ///< "chatcmpl-…"
   std::uint64_t seed = 0;
@@ -73,6 +75,9 @@ class Session {
   };
 
   Run* find(std::uint64_t request);
+  std::uint32_t index_of(const Run& run) const {
+    return static_cast<std::uint32_t>(&run - runs_.data());
+  }
   void submit(Run& run, bool patient);
   void resubmit(Run& run, const Status& why);
   bool is_admitted(const Run& run) const;
@@ -85,6 +90,7 @@ class Session {
   void fail(const ApiError& error);
   void release_all();
   void end(int status);
+  void trace_end(int status);
   Usage usage() const;
 
   SessionInput input_;

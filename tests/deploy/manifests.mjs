@@ -123,6 +123,7 @@ const rendered = {
   cpu,
   h100: render(join(root, 'deploy/k8s/overlays/h100')),
   'cpu-hpa': withComponents(['hpa']),
+  'cpu-tracing': withComponents(['tracing']),
   'cpu-keda-monitoring': withComponents(['keda', 'monitoring']),
   'cpu-api-key-curve': withComponents(['api-key', 'curve']),
   'h100-curve': withComponents(['curve'], 'h100'),

@@ -65,9 +65,10 @@ std::vector<json> mixed_requests(std::size_t count, std::uint32_t tokens) {
   return requests;
 }
 
-Answer complete(const std::string& url, const json& request) {
+Answer complete(const std::string& url, const json& request, const Headers& headers) {
   Answer answer;
   cli::HttpClient client(url);
+  for (const std::string& line : headers) client.add_header(line);
   const auto response = client.post("/v1/completions", request.dump(), kRequestTime);
   if (response.is_ok() && response->status == 200) {
     const json body = json::parse(response->body, nullptr, false);
@@ -77,14 +78,15 @@ Answer complete(const std::string& url, const json& request) {
   return answer;
 }
 
-Answer stream(const std::string& url, json request, Progress* progress) {
-  return stream(url, std::move(request), [progress](std::size_t tokens) {
+Answer stream(const std::string& url, json request, Progress* progress, const Headers& headers) {
+  const auto count = [progress](std::size_t tokens) {
     if (progress != nullptr) *progress += tokens;
-  });
+  };
+  return stream(url, std::move(request), count, headers);
 }
 
 Answer stream(const std::string& url, json request,
-              const std::function<void(std::size_t tokens)>& on_tokens) {
+              const std::function<void(std::size_t tokens)>& on_tokens, const Headers& headers) {
   request["stream"] = true;
   Answer answer;
   cli::SseReader events([&](std::string_view data) {
@@ -97,6 +99,7 @@ Answer stream(const std::string& url, json request,
     on_tokens(answer.tokens.size() - before);
   });
   cli::HttpClient client(url);
+  for (const std::string& line : headers) client.add_header(line);
   const auto response = client.post_stream("/v1/completions", request.dump(), kRequestTime,
                                            [&](std::string_view bytes) {
                                              events.feed(bytes);

@@ -31,11 +31,16 @@ using Progress = std::atomic<std::size_t>;
 /// log-probabilities and token ids, `tokens` long.
 std::vector<nlohmann::json> mixed_requests(std::size_t count, std::uint32_t tokens);
 
-Answer complete(const std::string& url, const nlohmann::json& request);
-Answer stream(const std::string& url, nlohmann::json request, Progress* progress = nullptr);
+/// `headers` are lines, sent as they are.
+using Headers = std::vector<std::string>;
+
+Answer complete(const std::string& url, const nlohmann::json& request, const Headers& headers = {});
+Answer stream(const std::string& url, nlohmann::json request, Progress* progress = nullptr,
+              const Headers& headers = {});
 /// Calls back with the number of tokens of every event, from the calling thread.
 Answer stream(const std::string& url, nlohmann::json request,
-              const std::function<void(std::size_t tokens)>& on_tokens);
+              const std::function<void(std::size_t tokens)>& on_tokens,
+              const Headers& headers = {});
 
 /// All after one another, not streamed.
 std::vector<Answer> one_by_one(const std::string& url, const std::vector<nlohmann::json>& requests);

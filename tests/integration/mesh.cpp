@@ -107,6 +107,7 @@ Status Mesh::start() {
       "up", "--quiet", "--no-demo", "--model", tiny_model(), "--port", std::to_string(port_),
       "--experts", std::to_string(flags_.experts), "--attention", std::to_string(flags_.attention),
       "--transport", flags_.transport, "--activations", flags_.activations};
+  arguments.insert(arguments.end(), flags_.more.begin(), flags_.more.end());
   if (flags_.curve) arguments.emplace_back("--curve");
   FULGUR_ASSIGN_OR_RETURN(pid_, cli::spawn(program("fulgur"), arguments, log_));
   int wait_status = 0;

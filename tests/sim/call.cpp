@@ -70,6 +70,7 @@ void Call::send(RouterProcess& router, Nanoseconds timeout) {
       .model = SimModel::instance().served(),
       .prompts = {spec_.prompt},
       .responder = http::Responder(exchange_),
+      .trace = nullptr,
       .ticket = std::move(*ticket),
       .id = fmt::format("cmpl-{}", number_),
       .seed = spec_.seed,

@@ -13,3 +13,6 @@ fulgur_use_actor_pch(golden_test)
 fulgur_test(exactness_test SOURCES attention/exactness_test.cpp attention/migration_test.cpp
             DEPENDS fulgur::local_mesh fulgur::test_support TIMEOUT 900 LABELS exactness)
 fulgur_use_actor_pch(exactness_test)
+fulgur_test(sequence_trace_test SOURCES attention/sequence_trace_test.cpp
+            DEPENDS fulgur::local_mesh fulgur::test_support TIMEOUT 300)
+fulgur_use_actor_pch(sequence_trace_test)

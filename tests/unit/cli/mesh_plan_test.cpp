@@ -76,5 +76,18 @@ TEST(Backoff, GrowsWithFailuresAndForgivesAGoodRun) {
   EXPECT_EQ(backoff.next(60 * kSecond), 0);
 }
 
+TEST(MeshPlan, TracingGoesToWhoeverServesRequests) {
+  UpOptions options;
+  for (const auto& plan : plan_mesh(options, {"/m", "ipc:///r/"}, {0}))
+    EXPECT_EQ(value_of(plan, "--otlp-endpoint"), "(absent)");
+  options.otlp_endpoint = "http://c:4318";
+  options.trace_sample = 0.25;
+  for (const auto& plan : plan_mesh(options, {"/m", "ipc:///r/"}, {0})) {
+    const bool serves = plan.kind != "orchestrator";
+    EXPECT_EQ(value_of(plan, "--otlp-endpoint"), serves ? "http://c:4318" : "(absent)");
+    EXPECT_EQ(value_of(plan, "--trace-sample"), plan.kind == "router" ? "0.25" : "(absent)");
+  }
+}
+
 }  // namespace
 }  // namespace fulgur::cli

@@ -42,6 +42,16 @@ TEST(Options, UpTakesEveryFlag) {
   EXPECT_TRUE(up.quiet && up.no_demo && up.detach);
 }
 
+TEST(Options, TracingIsOffUnlessACollectorIsNamed) {
+  EXPECT_EQ(parsed<UpOptions>({"up"}).otlp_endpoint, "");
+  const auto up =
+      parsed<UpOptions>({"up", "--otlp-endpoint", "http://c:4318", "--trace-sample", "0.5"});
+  EXPECT_EQ(up.otlp_endpoint, "http://c:4318");
+  EXPECT_EQ(up.trace_sample, 0.5);
+  EXPECT_EQ(parse_command_line({"up", "--otlp-endpoint", "c:4318"}).exit_code, 2);
+  EXPECT_EQ(parse_command_line({"up", "--trace-sample", "1.01"}).exit_code, 2);
+}
+
 TEST(Options, OtherCommands) {
   EXPECT_EQ(parsed<DownOptions>({"down", "--port", "9"}).port, 9);
   EXPECT_TRUE(parsed<StatusOptions>({"status", "--json"}).json);

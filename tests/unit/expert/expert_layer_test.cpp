@@ -55,7 +55,7 @@ class ExpertLayerTest : public testing::Test {
     }
     Pending pending;
     pending.link = 10 + id;
-    pending.trace = 100 + id;
+    pending.trace.low = 100 + id;
     wire::Dispatch& message = pending.dispatch;
     message.id = id;
     message.layer = kLayer;
@@ -97,7 +97,7 @@ TEST_F(ExpertLayerTest, MergedDispatchesGiveTheBitsOfLoneOnes) {
   for (std::uint64_t id = 0; id < 6; ++id) {
     const auto& answer = merged.answers[id];
     EXPECT_EQ(answer.link, 10 + id);
-    EXPECT_EQ(answer.trace, 100 + id);
+    EXPECT_EQ(answer.trace.low, 100 + id);
     EXPECT_EQ(answer.combine.id, id);
     EXPECT_EQ(answer.combine.routes, 5U);
     EXPECT_EQ(bytes_of(answer.combine), alone[id]) << id;

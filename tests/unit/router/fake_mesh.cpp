@@ -41,8 +41,9 @@ void FakePeer::on_message(transport::LinkId, wire::Frames frames) {
   auto message = wire::decode(std::move(frames));
   ASSERT_TRUE(message.is_ok()) << message.status().to_string();
   std::visit(
-      [this](auto& body) {
+      [this, &message](auto& body) {
         using Body = std::decay_t<decltype(body)>;
+        if constexpr (std::is_same_v<Body, wire::Submit>) traces_.push_back(message->trace);
         if constexpr (kKept<Body>) heard<Body>().push_back(std::move(body));
       },
       message->body);

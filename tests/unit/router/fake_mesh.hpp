@@ -31,6 +31,9 @@ class FakePeer : private transport::Handler {
   const std::string& name() const { return name_; }
   bool connected() const { return link_ != 0; }
 
+  /// Whose work each Submit of heard() is.
+  const std::vector<TraceContext>& traces() const { return traces_; }
+
   template <class Body>
   std::vector<Body>& heard() {
     return std::get<std::vector<Body>>(heard_);
@@ -51,6 +54,7 @@ class FakePeer : private transport::Handler {
   transport::LinkId link_ = 0;
   std::tuple<std::vector<wire::Submit>, std::vector<wire::Cancel>, std::vector<wire::Register>,
              std::vector<wire::Heartbeat>> heard_;
+  std::vector<TraceContext> traces_;
 };
 
 class FakeMesh {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 
 #include "common/wire/limits.hpp"
 #include "tests/unit/wire/random_message.hpp"
@@ -105,6 +106,33 @@ TEST(Codec, ManySegmentsAreRead) {
   const Frames frames = encode(message);
   EXPECT_LE(frames.size(), 2U);
   EXPECT_TRUE(*decode(frames) == message);
+}
+
+std::size_t bytes_of(const Frames& frames) {
+  std::size_t bytes = 0;
+  for (const Frame& frame : frames) bytes += frame.size;
+  return bytes;
+}
+
+/// The root pointer of a struct says how many pointers it has: bits 48 to 63 (Cap'n Proto's
+/// encoding).
+std::uint64_t root_pointers(const Frames& frames) {
+  std::uint64_t root = 0;
+  std::memcpy(&root, frames[0].data, sizeof root);
+  return root >> 48;
+}
+
+TEST(Codec, AnUntracedMessageHasNoWordForATrace) {
+  Message message = dispatch_of(4, 64);
+  const Frames untraced = encode(message);
+  EXPECT_EQ(root_pointers(untraced), 2U) << "sender and body: as before there were traces";
+  EXPECT_EQ(decode(untraced)->trace, TraceContext{});
+  message.trace = {1, 2, 3};
+  const Frames traced = encode(message);
+  EXPECT_EQ(root_pointers(traced), 3U);
+  EXPECT_EQ(bytes_of(traced), bytes_of(untraced) + 3 * 8);
+  EXPECT_EQ(traced.size(), untraced.size()) << "the guess of the header's size still fits";
+  EXPECT_EQ(decode(traced)->trace, message.trace);
 }
 
 TEST(Codec, AnotherVersionIsRefusedByName) {

@@ -27,7 +27,7 @@ class RandomMessage {
     Message message;
     message.sender = text(32);
     message.deadline_ns = static_cast<std::int64_t>(rng_.next());
-    message.trace = rng_.next();
+    if (coin()) message.trace = {rng_.next(), rng_.next(), rng_.next() | 1};
     fill(kind, message.body, std::make_index_sequence<std::variant_size_v<Body>>());
     return message;
   }
