@@ -6,9 +6,8 @@
 #include <cstdlib>
 #include <mutex>
 #include <new>
+#include <utility>
 #include <vector>
-
-#include "common/base/memory.hpp"
 
 namespace fulgur {
 namespace {
@@ -24,12 +23,14 @@ std::size_t shelf_of(std::size_t bytes) {
 
 class BufferPool::Shelves {
  public:
-  explicit Shelves(std::size_t limit) : limit_(limit) {}
+  Shelves(std::size_t limit, BlockSource source) : source_(std::move(source)), limit_(limit) {}
   ~Shelves() {
     for (auto& shelf : shelves_) {
-      for (std::byte* block : shelf) std::free(block);
+      for (std::byte* block : shelf) source_.free(block);
     }
   }
+
+  MemoryKind memory() const { return source_.kind; }
 
   std::byte* take(std::size_t shelf) {
     {
@@ -41,7 +42,7 @@ class BufferPool::Shelves {
         return block;
       }
     }
-    auto* block = static_cast<std::byte*>(std::aligned_alloc(kCacheLine, std::size_t{1} << shelf));
+    auto* block = static_cast<std::byte*>(source_.allocate(std::size_t{1} << shelf));
     if (block == nullptr) throw std::bad_alloc();
     return block;
   }
@@ -55,10 +56,11 @@ class BufferPool::Shelves {
         return;
       }
     }
-    std::free(block);
+    source_.free(block);
   }
 
  private:
+  const BlockSource source_;
   const std::size_t limit_;
   std::mutex mutex_;
   std::size_t cached_ = 0;
@@ -66,7 +68,15 @@ class BufferPool::Shelves {
 };
 
 BufferPool::BufferPool(std::size_t cached_bytes)
-    : shelves_(std::make_shared<Shelves>(cached_bytes)) {}
+    : BufferPool(cached_bytes,
+                 {MemoryKind::host,
+                  [](std::size_t bytes) { return std::aligned_alloc(kCacheLine, bytes); },
+                  [](void* block) { std::free(block); }}) {}
+
+BufferPool::BufferPool(std::size_t cached_bytes, BlockSource source)
+    : shelves_(std::make_shared<Shelves>(cached_bytes, std::move(source))) {}
+
+MemoryKind BufferPool::memory() const { return shelves_->memory(); }
 
 std::shared_ptr<std::byte> BufferPool::take(std::size_t bytes) {
   const std::size_t shelf = shelf_of(bytes);

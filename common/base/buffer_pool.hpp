@@ -4,18 +4,32 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
+
+#include "common/base/memory.hpp"
 
 namespace fulgur {
 
+/// Where a pool's blocks come from. Both functions are thread-safe; allocate() gives memory aligned
+/// to kCacheLine at least, or null.
+struct BlockSource {
+  MemoryKind kind = MemoryKind::host;
+  std::function<void*(std::size_t bytes)> allocate;
+  std::function<void(void*)> free;
+};
+
 class BufferPool {
  public:
-  /// Keeps at most `cached_bytes` of free blocks.
+  /// Of host memory. Keeps at most `cached_bytes` of free blocks.
   explicit BufferPool(std::size_t cached_bytes = std::size_t{256} << 20);
+  BufferPool(std::size_t cached_bytes, BlockSource source);
 
   /// A 64-byte-aligned block of at least `bytes`, contents undefined; back to the pool with its
-  /// last owner.
+  /// last owner. Throws std::bad_alloc.
   std::shared_ptr<std::byte> take(std::size_t bytes);
+
+  MemoryKind memory() const;
 
  private:
   class Shelves;

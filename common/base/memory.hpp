@@ -12,6 +12,9 @@ namespace fulgur {
 
 inline constexpr std::size_t kCacheLine = 64;
 
+/// Where bytes are. device: memory of one GPU, which the CPU must not dereference.
+enum class MemoryKind : unsigned char { host = 0, device = 1 };
+
 /// Keeps large blocks on the heap instead of giving each its own mmap: call first thing in main.
 void tune_allocator();
 

@@ -41,8 +41,13 @@ class FrameBuilder final : public capnp::MessageBuilder {
     Frames result;
     for (const auto segment : getSegmentsForOutput()) {
       const auto* data = reinterpret_cast<const std::byte*>(segment.begin());
-      const bool external = tensor.data != nullptr && data == tensor.data;
-      result.push_back({external ? tensor.owner : store_, data, segment.size() * sizeof(word)});
+      Frame frame{store_, data, segment.size() * sizeof(word)};
+      if (tensor.data != nullptr && data == tensor.data) {
+        frame.owner = tensor.owner;
+        frame.memory = tensor.memory;
+        frame.ready = tensor.ready;
+      }
+      result.push_back(std::move(frame));
     }
     return result;
   }
@@ -129,7 +134,7 @@ Status read_body(schema::Envelope::Body::Reader from, const Frames& frames, Body
 
 /// Cap'n Proto reads 8-byte words in place: a frame that came misaligned is copied.
 void align(Frame& frame) {
-  if (reinterpret_cast<std::uintptr_t>(frame.data) % sizeof(word) == 0) return;
+  if (is_device(frame) || reinterpret_cast<std::uintptr_t>(frame.data) % sizeof(word) == 0) return;
   auto copy = std::shared_ptr<std::uint64_t[]>(new std::uint64_t[frame.size / sizeof(word)]);
   std::memcpy(copy.get(), frame.data, frame.size);
   const auto* data = reinterpret_cast<const std::byte*>(copy.get());
@@ -143,6 +148,7 @@ Result<std::size_t> lay_out(Frames& frames,
     return error(Code::data_loss, "message of {} frames, limit {}", frames.size(), kMaxFrames);
   }
   std::size_t bytes = 0;
+  unsigned on_device = 0;
   for (std::size_t i = 0; i < frames.size(); ++i) {
     Frame& frame = frames[i];
     if (frame.size % sizeof(word) != 0 || frame.size > kMaxMessageBytes) {
@@ -151,8 +157,11 @@ Result<std::size_t> lay_out(Frames& frames,
     }
     bytes += frame.size;
     align(frame);
-    segments[i] = {reinterpret_cast<const word*>(frame.data), frame.size / sizeof(word)};
+    on_device += is_device(frame) ? 1U : 0U;
+    segments[i] = {reinterpret_cast<const word*>(detail::readable(frame)),
+                   frame.size / sizeof(word)};
   }
+  if (on_device > 1) return error(Code::data_loss, "message has {} device frames", on_device);
   if (bytes > kMaxMessageBytes) {
     return error(Code::data_loss, "message has {} bytes, limit {}", bytes, kMaxMessageBytes);
   }

@@ -303,6 +303,7 @@ void put(schema::Hello::Builder to, const Hello& from) {
   to.setHost(text(from.host));
   to.setShmOffer(text(from.shm_offer));
   to.setShmAccepted(from.shm_accepted);
+  to.setGpu(text(from.gpu));
 }
 
 Status get(schema::Hello::Reader from, Hello& to) {
@@ -311,7 +312,9 @@ Status get(schema::Hello::Reader from, Hello& to) {
   to.shm_accepted = from.getShmAccepted();
   FULGUR_RETURN_IF_ERROR(read_text(from.getName(), kMaxNameBytes, "hello.name", to.name));
   FULGUR_RETURN_IF_ERROR(read_text(from.getHost(), kMaxNameBytes, "hello.host", to.host));
-  return read_text(from.getShmOffer(), kMaxNameBytes, "hello.shm_offer", to.shm_offer);
+  FULGUR_RETURN_IF_ERROR(
+      read_text(from.getShmOffer(), kMaxNameBytes, "hello.shm_offer", to.shm_offer));
+  return read_text(from.getGpu(), kMaxNameBytes, "hello.gpu", to.gpu);
 }
 
 }  // namespace fulgur::wire::detail

@@ -22,6 +22,10 @@ struct EncodeContext {
   Frame tensor;  ///< set by the messages that have one: the memory referenced by the message
 };
 
+/// Where Cap'n Proto may read in the place of a frame: itself, or zeros for one in device memory, so
+/// that a malformed header that points into the tensor block is refused and not a fault.
+const std::byte* readable(const Frame& frame);
+
 /// Finds the frame that `bytes` lie in, so that a tensor block can keep it alive.
 Frame frame_of(const Frames& frames, capnp::Data::Reader bytes);
 

@@ -1,4 +1,6 @@
 // Dispatch, Combine, Nack <-> their schema.
+#include <sys/mman.h>
+
 #include <cstring>
 
 #include "common/wire/codec_detail.hpp"
@@ -13,13 +15,27 @@ bool referencable(const Frame& tensor) {
          reinterpret_cast<std::uintptr_t>(tensor.data) % sizeof(capnp::word) == 0;
 }
 
+/// Address space as large as the largest message that reads as zeros and costs no memory.
+const std::byte* zeros() {
+  static const std::byte* const region = [] {
+    void* mapped = mmap(nullptr, kMaxMessageBytes, PROT_READ,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    FULGUR_ASSERT(mapped != MAP_FAILED, "no address space for device frames");
+    return static_cast<const std::byte*>(mapped);
+  }();
+  return region;
+}
+
 }  // namespace
+
+const std::byte* readable(const Frame& frame) { return is_device(frame) ? zeros() : frame.data; }
 
 Frame frame_of(const Frames& frames, capnp::Data::Reader bytes) {
   const auto* begin = reinterpret_cast<const std::byte*>(bytes.begin());
   for (const Frame& frame : frames) {
-    if (begin >= frame.data && begin < frame.data + frame.size) {
-      return {frame.owner, begin, bytes.size()};
+    const std::byte* start = readable(frame);
+    if (begin >= start && begin < start + frame.size) {
+      return {frame.owner, frame.data + (begin - start), bytes.size(), frame.memory, frame.ready};
     }
   }
   return {};
@@ -28,6 +44,7 @@ Frame frame_of(const Frames& frames, capnp::Data::Reader bytes) {
 capnp::Orphan<capnp::Data> reference(EncodeContext& context, const Frame& tensor) {
   context.tensor = tensor;
   if (!referencable(tensor)) {
+    FULGUR_ASSERT(tensor.memory == MemoryKind::host, "a device tensor that is not whole words");
     const std::size_t words = (tensor.size + sizeof(capnp::word) - 1) / sizeof(capnp::word);
     auto copy = std::shared_ptr<std::uint64_t[]>(new std::uint64_t[words]());
     std::memcpy(copy.get(), tensor.data, tensor.size);

@@ -150,4 +150,5 @@ struct Hello {
   host @3 :Text;
   shmOffer @4 :Text;
   shmAccepted @5 :Bool;
+  gpu @6 :Text;
 }

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "common/base/dtype.hpp"
+#include "common/base/memory.hpp"
 #include "common/base/status.hpp"
 #include "common/base/trace_context.hpp"
 
@@ -24,18 +25,28 @@ namespace fulgur::wire {
 /// Raised when a message changes incompatibly; a peer with another version is refused by name.
 inline constexpr std::uint16_t kProtocolVersion = 1;
 
-/// Immutable bytes that somebody keeps alive: one Cap'n Proto segment, one ZeroMQ frame.
+/// Immutable bytes that somebody keeps alive: one Cap'n Proto segment, one ZeroMQ frame, or a tensor
+/// block in the memory of this process's GPU. Of the latter the CPU may hand on the address only.
+/// Whoever queues GPU work that reads it keeps `owner` until that work is done.
 struct Frame {
   std::shared_ptr<const void> owner;
   const std::byte* data = nullptr;
   std::size_t size = 0;
+  MemoryKind memory = MemoryKind::host;
+  /// Device memory: a cudaEvent_t recorded after the work that writes the block; null: it is there.
+  /// Lives as long as `owner`.
+  void* ready = nullptr;
 
   std::span<const std::byte> bytes() const { return {data, size}; }
-  /// Equal contents, whoever owns them.
+  /// Equal contents, whoever owns them; in device memory: the same block.
   friend bool operator==(const Frame& a, const Frame& b) {
-    return std::ranges::equal(a.bytes(), b.bytes());
+    if (a.memory == MemoryKind::host && b.memory == MemoryKind::host)
+      return std::ranges::equal(a.bytes(), b.bytes());
+    return a.memory == b.memory && a.data == b.data && a.size == b.size;
   }
 };
+
+inline bool is_device(const Frame& frame) { return frame.memory == MemoryKind::device; }
 
 /// One encoded message: Cap'n Proto segments in order.
 using Frames = std::vector<Frame>;
@@ -427,6 +438,8 @@ struct Hello {
   std::string host;       ///< equal on two processes that can share memory
   std::string shm_offer;  ///< connecting side: name of the shared-memory link it made; else empty
   bool shm_accepted = false;  ///< accepting side's answer
+  /// Which GPU the process moves activations with, in the words of its GPU layer; empty: none.
+  std::string gpu = {};
   friend bool operator==(const Hello&, const Hello&) = default;
 };
 

@@ -227,7 +227,8 @@ Status check(const Hello& body) {
   FULGUR_RETURN_IF_ERROR(known(body.kind, ServiceKind::tool, "hello.kind"));
   FULGUR_RETURN_IF_ERROR(name(body.name, "hello.name"));
   FULGUR_RETURN_IF_ERROR(name(body.host, "hello.host"));
-  return name(body.shm_offer, "hello.shm_offer");
+  FULGUR_RETURN_IF_ERROR(name(body.shm_offer, "hello.shm_offer"));
+  return name(body.gpu, "hello.gpu");
 }
 
 Status check(const SnapshotOffer& body) {
@@ -247,6 +248,9 @@ Status check(const SnapshotOffer& body) {
 Status check(const SnapshotChunk& body) {
   FULGUR_RETURN_IF_ERROR(at_most(body.section, kMaxLayers, "snapshot_chunk.section"));
   FULGUR_RETURN_IF_ERROR(at_most(body.offset, kMaxSnapshotBytes, "snapshot_chunk.offset"));
+  if (is_device(body.bytes)) {
+    return {Code::invalid_argument, "snapshot_chunk.bytes are in device memory"};
+  }
   return between(body.bytes.size, std::size_t{1}, kMaxSnapshotChunk, "snapshot_chunk.bytes");
 }
 
