@@ -215,7 +215,7 @@ class InprocTransport final : public Transport {
   }
 
   Peer as_peer() const {
-    return {identity_.kind, identity_.name, identity_.incarnation, Carrier::inproc};
+    return {identity_.kind, identity_.name, identity_.incarnation, Carrier::inproc, identity_.gpu};
   }
 
   const std::shared_ptr<HubState> hub_;

@@ -28,7 +28,7 @@ std::string bye_text(const wire::Frames& frames) {
 }
 
 Peer peer_of(const wire::Hello& hello) {
-  return {hello.kind, hello.name, hello.incarnation, Carrier::zmq};
+  return {hello.kind, hello.name, hello.incarnation, Carrier::zmq, hello.gpu};
 }
 
 }  // namespace
@@ -42,6 +42,7 @@ wire::Frames MeshTransport::hello(const std::string& host, const std::string& of
   body.host = host;
   body.shm_offer = offer;
   body.shm_accepted = accepted;
+  body.gpu = identity_.gpu;
   wire::Message message;
   message.sender = identity_.name;
   message.body = std::move(body);

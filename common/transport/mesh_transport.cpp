@@ -98,6 +98,9 @@ Result<LinkId> MeshTransport::connect(const std::string& endpoint, Carrier carri
 
 Status MeshTransport::send(LinkId id, wire::Frames frames) {
   FULGUR_RETURN_IF_ERROR(check_frames(frames));
+  if (std::ranges::any_of(frames, &wire::is_device)) {
+    return {Code::invalid_argument, "device memory needs a device transport"};
+  }
   const auto found = links_.find(id);
   if (found == links_.end() || found->second.state != State::up) {
     return error(Code::unavailable, "link {} is down", id);

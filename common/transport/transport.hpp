@@ -23,12 +23,18 @@ using LinkId = std::uint64_t;
 /// allow it, else ZeroMQ.
 enum class Carrier : std::uint8_t { automatic = 0, zmq = 1, shm = 2, inproc = 3 };
 
+/// What moves tensors in device memory between two processes with a GPU each: copies into a ring in
+/// the peer's memory (one host), NCCL, or nothing: they are staged through host memory.
+enum class DeviceCarrier : std::uint8_t { none = 0, peer = 1, nccl = 2 };
+
 /// Who is at the other end, from its Hello.
 struct Peer {
   wire::ServiceKind kind = wire::ServiceKind::tool;
   std::string name;
   std::uint64_t incarnation = 0;
   Carrier carrier = Carrier::zmq;
+  std::string gpu = {};  ///< what its GPU layer says of itself; empty: no GPU
+  DeviceCarrier device = DeviceCarrier::none;
 };
 
 /// Wakes one thread that waits for work. ring() may be called from any thread or, where the
@@ -93,6 +99,7 @@ struct Identity {
   wire::ServiceKind kind = wire::ServiceKind::tool;
   std::string name;
   std::uint64_t incarnation = 0;
+  std::string gpu = {};  ///< GpuApi::identity(); empty: no GPU
 };
 
 }  // namespace fulgur::transport

@@ -46,7 +46,8 @@ const std::map<std::string, Prefixes>& library_homes() {
       {"prometheus/", {"common/telemetry/"}},  {"boost/", {"common/http/"}},
       {"curl/", {"cli/"}},                     {"simdjson", {"common/", "services/router/"}},
       {"pcre2", {"common/text/"}},             {"utf8proc", {"common/text/"}},
-      {"spdlog/", {"common/base/"}},
+      {"spdlog/", {"common/base/"}},           {"nccl", {"common/transport/"}},
+      {"cuda", {"common/transport/", "kernels/cuda/"}},
   };
   return homes;
 }
