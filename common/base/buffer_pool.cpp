@@ -67,11 +67,14 @@ class BufferPool::Shelves {
   std::array<std::vector<std::byte*>, 64> shelves_;
 };
 
+BlockSource host_block_source() {
+  return {MemoryKind::host,
+          [](std::size_t bytes) { return std::aligned_alloc(kCacheLine, bytes); },
+          [](void* block) { std::free(block); }};
+}
+
 BufferPool::BufferPool(std::size_t cached_bytes)
-    : BufferPool(cached_bytes,
-                 {MemoryKind::host,
-                  [](std::size_t bytes) { return std::aligned_alloc(kCacheLine, bytes); },
-                  [](void* block) { std::free(block); }}) {}
+    : BufferPool(cached_bytes, host_block_source()) {}
 
 BufferPool::BufferPool(std::size_t cached_bytes, BlockSource source)
     : shelves_(std::make_shared<Shelves>(cached_bytes, std::move(source))) {}

@@ -19,6 +19,9 @@ struct BlockSource {
   std::function<void(void*)> free;
 };
 
+/// Ordinary host memory.
+BlockSource host_block_source();
+
 class BufferPool {
  public:
   /// Of host memory. Keeps at most `cached_bytes` of free blocks.

@@ -1,6 +1,5 @@
-// The life of a device link: which carrier, and the proof that it works. See docs/protocol.md.
+// Which carrier a device link uses, and the proof that it works. See docs/protocol.md, section 8.
 #include <algorithm>
-#include <limits>
 #include <span>
 #include <utility>
 
@@ -15,8 +14,6 @@ namespace {
 /// Enough for NCCL to set its connection up and for a copy to be more than one packet.
 constexpr std::size_t kProbeBytes = 64U << 10;
 constexpr std::size_t kReasonBytes = 256;
-/// A listener waits for this many attempts of the dialer.
-constexpr int kAttempts = 4;
 
 /// What a probe carries. The seed is a new one each time and travels beside it, so that nothing old
 /// passes.
@@ -26,15 +23,6 @@ std::vector<std::uint64_t> probe_words(const std::string& seed, std::uint64_t wi
   std::vector<std::uint64_t> words(bytes / sizeof(std::uint64_t));
   for (std::size_t i = 0; i < words.size(); ++i) words[i] = random_bits(mixed, i);
   return words;
-}
-
-std::string_view name_of(DeviceCarrier carrier) {
-  switch (carrier) {
-    case DeviceCarrier::none: return "host memory";
-    case DeviceCarrier::peer: return "peer";
-    case DeviceCarrier::nccl: return "nccl";
-  }
-  return "unknown";
 }
 
 Result<std::string> token_of(const wire::Frames& tokens, std::size_t at, std::size_t count) {
@@ -52,15 +40,14 @@ Result<std::string> token_of(const wire::Frames& tokens, std::size_t at, std::si
 void DeviceTransport::propose(Link& link) {
   for (;; ++link.candidate) {
     const bool is_last = link.candidate >= options_.carriers.size();
-    const DeviceCarrier carrier =
-        is_last ? DeviceCarrier::none : options_.carriers[link.candidate];
+    const DeviceCarrier carrier = is_last ? DeviceCarrier::none : options_.carriers[link.candidate];
     if (!is_last && !may_use(link, carrier)) continue;
     ++link.attempt;
     link.trying = carrier;
     wire::Frames tokens;
     const Status prepared = prepare_proposal(link, carrier, tokens);
     if (!prepared) {
-      log::warn("link to {} cannot use {}: {}", link.peer.name, name_of(carrier),
+      log::warn("link to {} cannot use {}: {}", link.peer.name, to_string(carrier),
                 prepared.message());
       end_device(link);
       continue;
@@ -90,8 +77,7 @@ Status DeviceTransport::prepare_proposal(Link& link, DeviceCarrier carrier, wire
   parts.attempt = link.attempt;
   parts.window_in = options_.window_bytes;
   if (carrier == DeviceCarrier::peer) {
-    FULGUR_ASSIGN_OR_RETURN(GpuInbox inbox,
-                            gpu_.make_inbox(options_.window_bytes, link.peer.gpu));
+    FULGUR_ASSIGN_OR_RETURN(GpuInbox inbox, gpu_.make_inbox(options_.window_bytes, link.peer.gpu));
     parts.ring = std::move(inbox.ring);
     parts.in = std::move(inbox.channel);
     tokens.push_back(text_frame(std::move(inbox.token)));
@@ -125,7 +111,7 @@ void DeviceTransport::on_accept(Link& link, const DeviceHeader& header,
 void DeviceTransport::on_refuse(Link& link, const wire::Frames& frames) {
   const std::string why =
       frames.empty() ? "no reason given" : frame_text(frames.front(), kReasonBytes);
-  log::warn("{} refuses {}: {}", link.peer.name, name_of(link.trying), why);
+  log::warn("{} refuses {}: {}", link.peer.name, to_string(link.trying), why);
   end_device(link);
   if (link.trying == DeviceCarrier::none) {
     return break_link(link.id, {Code::failed_precondition, why});
@@ -160,7 +146,7 @@ Status DeviceTransport::prepare_answer(Link& link, std::uint64_t window, const w
   const DeviceCarrier carrier = link.trying;
   if (carrier == DeviceCarrier::none) return Status::ok();
   if (!may_use(link, carrier)) {
-    return error(Code::failed_precondition, "this process does not use {}", name_of(carrier));
+    return error(Code::failed_precondition, "this process does not use {}", to_string(carrier));
   }
   DeviceLaneParts& parts = link.parts;
   parts.carrier = carrier;
@@ -169,8 +155,7 @@ Status DeviceTransport::prepare_answer(Link& link, std::uint64_t window, const w
   if (carrier == DeviceCarrier::peer) {
     FULGUR_ASSIGN_OR_RETURN(const std::string token, token_of(tokens, 0, 1));
     FULGUR_ASSIGN_OR_RETURN(parts.out, gpu_.open_outbox(token, window));
-    FULGUR_ASSIGN_OR_RETURN(GpuInbox inbox,
-                            gpu_.make_inbox(options_.window_bytes, link.peer.gpu));
+    FULGUR_ASSIGN_OR_RETURN(GpuInbox inbox, gpu_.make_inbox(options_.window_bytes, link.peer.gpu));
     parts.ring = std::move(inbox.ring);
     parts.in = std::move(inbox.channel);
     answer.push_back(text_frame(std::move(inbox.token)));
@@ -201,8 +186,8 @@ void DeviceTransport::prove(Link& link) {
   const Result<bool> joined = link.lane->joined();
   if (!joined) return give_attempt_up(link, joined.status());
   if (!*joined) return;
-  const std::string seed = fmt::format("{} {} {} {}", link.dialed, link.id, link.attempt,
-                                       clock_.wall_now());
+  const std::string seed =
+      fmt::format("{} {} {} {}", link.dialed, link.id, link.attempt, clock_.wall_now());
   const auto words = probe_words(seed, link.lane->window_out());
   const std::size_t bytes = words.size() * sizeof(words[0]);
   auto memory = gpu_.take(bytes);
@@ -211,9 +196,9 @@ void DeviceTransport::prove(Link& link) {
   if (sent.is_ok()) {
     link.probed = true;
     const std::byte* data = memory->get();
-    sent = link.lane->send(DeviceKind::probe,
-                           {text_frame(seed), {std::move(memory).value(), data, bytes,
-                                               MemoryKind::device, nullptr}});
+    sent = link.lane->send(
+        DeviceKind::probe,
+        {text_frame(seed), {std::move(memory).value(), data, bytes, MemoryKind::device, nullptr}});
   }
   if (!sent) give_attempt_up(link, sent);
 }
@@ -225,8 +210,7 @@ void DeviceTransport::on_probe(Link& link, const wire::Frames& frames) {
   const bool formed = frames.size() == 2 && !wire::is_device(frames[0]) &&
                       wire::is_device(frames[1]) && frames[0].size <= kReasonBytes;
   if (!formed) return give_attempt_up(link, {Code::data_loss, "a malformed probe"});
-  const auto wanted =
-      probe_words(frame_text(frames[0], kReasonBytes), options_.window_bytes);
+  const auto wanted = probe_words(frame_text(frames[0], kReasonBytes), options_.window_bytes);
   std::vector<std::uint64_t> got(wanted.size());
   const wire::Frame& tensor = frames[1];
   Status read = tensor.size == got.size() * sizeof(got[0])
@@ -247,7 +231,7 @@ void DeviceTransport::check_proved(Link& link) {
 /// A carrier does not work here. The dialer tries the next one, the listener says so and waits.
 void DeviceTransport::give_attempt_up(Link& link, const Status& why) {
   if (!link.dialed) return refuse(link, why);
-  log::warn("link to {} cannot use {}: {}", link.peer.name, name_of(link.trying), why.message());
+  log::warn("link to {} cannot use {}: {}", link.peer.name, to_string(link.trying), why.message());
   end_device(link);
   if (link.trying == DeviceCarrier::none) return break_link(link.id, why);
   ++link.candidate;
@@ -257,192 +241,14 @@ void DeviceTransport::give_attempt_up(Link& link, const Status& why) {
 void DeviceTransport::refuse(Link& link, const Status& why) {
   log::warn("refusing a device carrier to {}: {}", link.peer.name, why.message());
   end_device(link);
-  const Status said = say(link, {.kind = DeviceKind::refuse, .attempt = link.attempt},
-                          {text_frame(why.message())});
+  const Status said =
+      say(link, {.kind = DeviceKind::refuse, .attempt = link.attempt}, {text_frame(why.message())});
   if (!said) break_link(link.id, said);
 }
 
 Status DeviceTransport::say(Link& link, const DeviceHeader& header, wire::Frames frames) {
   frames.insert(frames.begin(), encode_header(header));
   return inner_->send(link.inner, std::move(frames));
-}
-
-void DeviceTransport::bring_up(Link& link, DeviceCarrier carrier) {
-  link.state = State::up;
-  link.peer.device = carrier;
-  link.backoff = options_.reconnect_first;
-  schedule(link, 0);
-  if (link.has_gpu()) log::info("device link peer={} carrier={}", link.peer.name, name_of(carrier));
-  events_.push_back({link.id, link.peer});
-}
-
-/// Stops what the link has on the device; its memory stays until that has happened.
-void DeviceTransport::end_device(Link& link) {
-  if (link.lane) {
-    bytes_sent_ += link.lane->bytes_sent();
-    bytes_received_ += link.lane->bytes_received();
-    graveyard_.push_back(link.lane->stop());
-    link.lane.reset();
-  }
-  graveyard_.push_back(std::exchange(link.parts, {}).stop());
-  bury();
-}
-
-void DeviceTransport::on_link_up(LinkId inner, const Peer& peer) {
-  auto known = by_inner_.find(inner);
-  if (known == by_inner_.end()) {
-    const LinkId id = next_link_++;
-    links_[id].id = id;
-    links_[id].inner = inner;
-    known = by_inner_.emplace(inner, id).first;
-  }
-  Link& link = links_.at(known->second);
-  link.peer = peer;
-  link.candidate = 0;
-  if (const auto spoiled = spoiled_.find(peer.name);
-      spoiled != spoiled_.end() && spoiled->second.first != peer.incarnation) {
-    spoiled_.erase(spoiled);
-  }
-  if (!link.has_gpu()) return bring_up(link, DeviceCarrier::none);
-  link.state = State::shaking;
-  if (link.dialed) return propose(link);
-  schedule(link, clock_.now() + kAttempts * options_.handshake);
-}
-
-/// The link beside the device is gone; a dialed one comes up again by itself.
-void DeviceTransport::on_link_down(LinkId inner, const Status& why) {
-  const auto known = by_inner_.find(inner);
-  if (known == by_inner_.end()) return;
-  Link& link = links_.at(known->second);
-  const bool was_up = link.state == State::up;
-  // What has arrived whole is delivered before the end.
-  if (was_up && link.lane) {
-    (void)link.lane->pump([&](DeviceKind, wire::Frames frames) {
-      events_.push_back({link.id, std::move(frames)});
-    });
-  }
-  end_device(link);
-  link.state = State::down;
-  schedule(link, 0);
-  if (was_up) events_.push_back({link.id, why});
-  if (link.dialed) return;
-  links_.erase(known->second);
-  by_inner_.erase(known);
-}
-
-/// The device failed, or the peer breaks the rules: ends the link beside it, too. One of ours is
-/// dialed anew, without the carrier that failed.
-void DeviceTransport::break_link(LinkId id, const Status& why) {
-  Link& link = links_.at(id);
-  log::warn("device link to {} ended: {}", link.peer.name, why.message());
-  if (link.state == State::up) {
-    if (link.lane) {
-      auto& [incarnation, carriers] = spoiled_[link.peer.name];
-      incarnation = link.peer.incarnation;
-      carriers.push_back(link.lane->carrier());
-    }
-    events_.push_back({id, why});
-  }
-  if (why.code() == Code::data_loss) ++malformed_;
-  end_device(link);
-  by_inner_.erase(link.inner);
-  inner_->close(link.inner);
-  link.inner = 0;
-  link.state = State::down;
-  if (!link.dialed) {
-    links_.erase(id);
-    return;
-  }
-  schedule(link, clock_.now() + link.backoff);
-  link.backoff = std::min(2 * link.backoff, options_.reconnect_last);
-}
-
-void DeviceTransport::on_message(LinkId inner, wire::Frames frames) {
-  const auto known = by_inner_.find(inner);
-  if (known == by_inner_.end()) return;  // ended meanwhile
-  Link& link = links_.at(known->second);
-  if (!link.has_gpu()) {
-    events_.push_back({link.id, std::move(frames)});
-    return;
-  }
-  const auto header = take_header(frames);
-  if (!header) return break_link(link.id, header.status());
-  const bool shaking = link.state == State::shaking;
-  if (header->kind == DeviceKind::propose) {
-    const bool window_ok = header->window % 4096 == 0 && header->window != 0;
-    if (link.dialed || !shaking || !window_ok || header->attempt <= link.attempt) {
-      return break_link(link.id, {Code::data_loss, "a proposal that is not due"});
-    }
-    return on_propose(link, *header, frames);
-  }
-  if (header->attempt != link.attempt) return;  // of an attempt given up
-  switch (header->kind) {
-    case DeviceKind::accept:
-      if (link.dialed && shaking && header->window % 4096 == 0 && header->window != 0)
-        return on_accept(link, *header, frames);
-      break;
-    case DeviceKind::refuse:
-      if (link.dialed && shaking) return on_refuse(link, frames);
-      break;
-    case DeviceKind::proved:
-      if (shaking && !link.lane) return;  // refused meanwhile
-      if (!shaking || !link.probed || link.proved) break;
-      link.proved = true;
-      return check_proved(link);
-    default: return on_lane(link, *header, std::move(frames));
-  }
-  break_link(link.id, {Code::data_loss, "a handshake message that is not due"});
-}
-
-void DeviceTransport::on_lane(Link& link, const DeviceHeader& header, wire::Frames frames) {
-  if (link.lane && (link.state == State::up || header.kind != DeviceKind::data)) {
-    const Status taken = link.lane->receive(header, std::move(frames));
-    if (!taken) break_link(link.id, taken);
-    return;
-  }
-  // A listener that gave the attempt up may still hear of it.
-  if (link.state == State::shaking && header.kind != DeviceKind::data) return;
-  if (link.state == State::up && header.kind == DeviceKind::data && header.sequence == 0 &&
-      !frames.empty()) {
-    events_.push_back({link.id, std::move(frames)});
-    return;
-  }
-  break_link(link.id, {Code::data_loss, "a message that is not due"});
-}
-
-void DeviceTransport::run_timers() {
-  const Nanoseconds now = clock_.now();
-  next_timer_ = std::numeric_limits<Nanoseconds>::max();
-  std::vector<LinkId> due;
-  for (auto& [id, link] : links_) {
-    if (link.due == 0) continue;
-    if (link.due <= now) {
-      due.push_back(id);
-    } else {
-      schedule(link, link.due);
-    }
-  }
-  for (const LinkId id : due) {
-    Link& link = links_.at(id);
-    schedule(link, 0);
-    if (link.state == State::shaking) {
-      const Status why{Code::deadline_exceeded, "the device handshake takes too long"};
-      link.dialed ? give_attempt_up(link, why) : break_link(id, why);
-    } else if (link.state == State::down && link.dialed && link.inner == 0) {
-      const auto inner = inner_->connect(link.endpoint, link.wanted);
-      if (!inner) {
-        schedule(link, now + options_.reconnect_last);
-        continue;
-      }
-      link.inner = *inner;
-      by_inner_[*inner] = id;
-    }
-  }
-}
-
-void DeviceTransport::schedule(Link& link, Nanoseconds due) {
-  link.due = due;
-  if (due != 0) next_timer_ = std::min(next_timer_, due);
 }
 
 }  // namespace fulgur::transport

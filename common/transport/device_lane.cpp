@@ -86,8 +86,8 @@ Status DeviceLane::send(DeviceKind kind, wire::Frames frames) {
   if (frames.size() >= wire::kMaxFrames || bytes > wire::kMaxMessageBytes - sizeof(DeviceHeader)) {
     return error(Code::invalid_argument, "message of {} bytes in {} frames", bytes, frames.size());
   }
-  if (!waiting_.empty() && (waiting_.size() >= limits_.queue_messages ||
-                            waiting_bytes_ + bytes > limits_.queue_bytes)) {
+  if (!waiting_.empty() &&
+      (waiting_.size() >= limits_.queue_messages || waiting_bytes_ + bytes > limits_.queue_bytes)) {
     return {Code::resource_exhausted, "send queue is full"};
   }
   message.frames = std::move(frames);
@@ -227,9 +227,8 @@ Status DeviceLane::pump_in(const Sink& sink) {
 Status DeviceLane::take_returns() {
   for (const std::uint64_t sequence : returns_->take()) receipts_.release(sequence);
   if (!receipts_.report_due()) return Status::ok();
-  const DeviceHeader header{.kind = DeviceKind::credit,
-                            .attempt = attempt(),
-                            .released = receipts_.window().released()};
+  const DeviceHeader header{
+      .kind = DeviceKind::credit, .attempt = attempt(), .released = receipts_.window().released()};
   const Status said = say_({encode_header(header)});
   if (said.code() == Code::resource_exhausted) return Status::ok();  // at the next pump
   if (said.is_ok()) receipts_.report();

@@ -87,12 +87,12 @@ class DeviceLane {
   /// Whether both channels can start transfers: the peer has joined.
   Result<bool> joined();
 
-  /// Queues a message with at most one frame in device memory. resource_exhausted when what waits is
-  /// beyond the limits, invalid_argument for a tensor that can never fit.
+  /// Queues a message with at most one frame in device memory. resource_exhausted when what waits
+  /// is beyond the limits, invalid_argument for a tensor that can never fit.
   Status send(DeviceKind kind, wire::Frames frames);
 
-  /// A probe, data or credit message of this attempt, its header taken off. A failure means that the
-  /// peer breaks the rules: end the link.
+  /// A probe, data or credit message of this attempt, its header taken off. A failure means that
+  /// the peer breaks the rules: end the link.
   Status receive(const DeviceHeader& header, wire::Frames frames);
 
   /// Goes on with everything; a failure means that the device is lost to this link.
@@ -159,7 +159,7 @@ class DeviceLane {
   DeviceReceipts receipts_;
   std::deque<Inbound> announced_;
   std::uint64_t next_in_ = 1;
-  std::uint64_t placed_ = 0;   ///< tensors with a place
+  std::uint64_t placed_ = 0;  ///< tensors with a place
   std::uint64_t arrived_ = 0;
   std::uint64_t bytes_sent_ = 0;
   std::uint64_t bytes_received_ = 0;

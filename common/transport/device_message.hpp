@@ -28,13 +28,13 @@ struct DeviceHeader {
   std::uint32_t magic = kMagic;
   DeviceKind kind = DeviceKind::data;
   DeviceCarrier carrier = DeviceCarrier::none;
-  std::uint16_t frame = 0;      ///< where the tensor belongs among the frames that follow
-  std::uint64_t attempt = 0;    ///< of the dialer; a message of another attempt is stale
-  std::uint64_t sequence = 0;   ///< of the tensor: 1, 2, …; 0: none
-  std::uint64_t offset = 0;     ///< of the tensor in the receiver's ring
-  std::uint64_t bytes = 0;      ///< of the tensor
-  std::uint64_t released = 0;   ///< of the window this end receives into, in all
-  std::uint64_t window = 0;     ///< propose, accept: its size
+  std::uint16_t frame = 0;     ///< where the tensor belongs among the frames that follow
+  std::uint64_t attempt = 0;   ///< of the dialer; a message of another attempt is stale
+  std::uint64_t sequence = 0;  ///< of the tensor: 1, 2, …; 0: none
+  std::uint64_t offset = 0;    ///< of the tensor in the receiver's ring
+  std::uint64_t bytes = 0;     ///< of the tensor
+  std::uint64_t released = 0;  ///< of the window this end receives into, in all
+  std::uint64_t window = 0;    ///< propose, accept: its size
   std::uint64_t reserved = 0;
 };
 static_assert(sizeof(DeviceHeader) == 64);

@@ -26,6 +26,7 @@ DeviceTransport::DeviceTransport(std::unique_ptr<Transport> inner, GpuApi& gpu,
       options_(std::move(options)),
       clock_(clock),
       bell_(*this),
+      staging_(options_.limits.queue_bytes, gpu.host_blocks()),
       next_timer_(kNever) {
   FULGUR_ASSERT(options_.window_bytes != 0 && options_.window_bytes % 4096 == 0,
                 "a device window is a multiple of 4 KiB");
@@ -68,8 +69,8 @@ Status DeviceTransport::send(LinkId id, wire::Frames frames) {
   if (link.lane) {
     progress_at_ = clock_.now();
     const Status sent = link.lane->send(DeviceKind::data, std::move(frames));
-    const bool refused = sent.code() == Code::resource_exhausted ||
-                         sent.code() == Code::invalid_argument;
+    const bool refused =
+        sent.code() == Code::resource_exhausted || sent.code() == Code::invalid_argument;
     if (!sent && !refused) break_link(id, sent);
     return sent;
   }
@@ -78,8 +79,8 @@ Status DeviceTransport::send(LinkId id, wire::Frames frames) {
   return say(link, {.kind = DeviceKind::data, .attempt = link.attempt}, std::move(frames));
 }
 
-/// Copies of tensors in host memory, for a peer that no lane leads to. Blocks for as long as the copy
-/// takes.
+/// Copies of tensors in host memory, for a peer that no lane leads to. Blocks for as long as the
+/// copy takes.
 Result<wire::Frames> DeviceTransport::to_host(wire::Frames frames) {
   for (wire::Frame& frame : frames) {
     if (!wire::is_device(frame)) continue;
@@ -172,7 +173,10 @@ void DeviceTransport::Bell::wait(Nanoseconds timeout) {
   if (!owner_.events_.empty()) return;
   if (owner_.device_busy()) {
     const Nanoseconds idle = owner_.clock_.now() - owner_.progress_at_;
-    if (idle < owner_.options_.spin) return;
+    if (idle < owner_.options_.spin) {
+      sched_yield();  // whoever starts the transfer may need this core
+      return;
+    }
     timeout = std::min(timeout, std::clamp(idle / 8, kShortestNap, kLongestNap));
   }
   owner_.inner_->doorbell().wait(timeout);

@@ -1,8 +1,9 @@
 // A Transport whose messages may carry one tensor in device memory. It sits on another Transport,
-// which moves everything else, and adds to each link between two processes with a GPU a device lane:
-// copies into the peer's memory or NCCL, whichever is proved to work when the link comes up. Peers
-// without a GPU are talked to as if it were not there. See docs/protocol.md, section 8.
-// device_transport.cpp is the Transport interface, device_handshake.cpp the life of links.
+// which moves everything else, and adds to each link between two processes with a GPU a device
+// lane: copies into the peer's memory or NCCL, whichever is proved to work when the link comes up.
+// Peers without a GPU are talked to as if it were not there. See docs/protocol.md, section 8.
+// device_transport.cpp is the Transport interface, device_handshake.cpp the choice of a carrier,
+// device_life.cpp the life of links.
 #pragma once
 
 #include <deque>
@@ -24,8 +25,8 @@ namespace fulgur::transport {
 struct DeviceOptions {
   /// In the order they are tried; none stands for the end of the list.
   std::vector<DeviceCarrier> carriers = {DeviceCarrier::peer, DeviceCarrier::nccl};
-  /// Device memory that a peer may fill before anything of it is let go, for each link: a multiple of
-  /// 4 KiB, and 8/3 of the largest tensor at least.
+  /// Device memory that a peer may fill before anything of it is let go, for each link: a multiple
+  /// of 4 KiB, and 8/3 of the largest tensor at least.
   std::uint64_t window_bytes = 128U << 20;
   LinkLimits limits;
   Nanoseconds handshake = 10 * kSecond;  ///< for one carrier; the next is tried then
@@ -49,7 +50,8 @@ class DeviceTransport final : public Transport, private Handler {
   void close(LinkId id) override;
   std::size_t poll(Handler& handler, std::size_t max_events) override;
   Doorbell& doorbell() override { return bell_; }
-  /// The inner transport's, with the bytes of tensors added; messages include handshakes and credits.
+  /// The inner transport's, with the bytes of tensors added; messages include handshakes and
+  /// credits.
   Stats stats() const override;
 
   /// Bytes of DeviceLane::bytes_outstanding() on all links, and ended links whose memory the device
@@ -77,11 +79,11 @@ class DeviceTransport final : public Transport, private Handler {
     std::uint64_t attempt = 0;
     std::size_t candidate = 0;  ///< into carriers; past the end: none
     DeviceCarrier trying = DeviceCarrier::none;
-    DeviceLaneParts parts;      ///< being gathered
+    DeviceLaneParts parts;  ///< being gathered
     std::unique_ptr<DeviceLane> lane;
-    bool probed = false;        ///< our probe is on its way
-    bool verified = false;      ///< theirs has arrived whole
-    bool proved = false;        ///< they say that ours has
+    bool probed = false;    ///< our probe is on its way
+    bool verified = false;  ///< theirs has arrived whole
+    bool proved = false;    ///< they say that ours has
 
     bool has_gpu() const { return !peer.gpu.empty(); }
   };
@@ -108,7 +110,7 @@ class DeviceTransport final : public Transport, private Handler {
   bool device_busy() const;
   Nanoseconds until_timer() const;
 
-  // device_handshake.cpp
+  // device_handshake.cpp and device_life.cpp
   void propose(Link& link);
   Status prepare_proposal(Link& link, DeviceCarrier carrier, wire::Frames& tokens);
   Status prepare_answer(Link& link, std::uint64_t window, const wire::Frames& tokens,
@@ -137,7 +139,7 @@ class DeviceTransport final : public Transport, private Handler {
   const DeviceOptions options_;
   const Clock& clock_;
   Bell bell_;
-  BufferPool staging_;  ///< host memory for tensors to peers without a lane
+  BufferPool staging_;  ///< pinned host memory for tensors to peers without a lane
   std::map<LinkId, Link> links_;
   std::map<LinkId, LinkId> by_inner_;
   /// Carriers that failed on a link that was up, by peer: not tried with that incarnation again.
@@ -148,7 +150,7 @@ class DeviceTransport final : public Transport, private Handler {
   Nanoseconds next_timer_;
   Nanoseconds progress_at_ = 0;
   std::uint64_t malformed_ = 0;
-  std::uint64_t bytes_sent_ = 0;      ///< tensors of lanes that ended
+  std::uint64_t bytes_sent_ = 0;  ///< tensors of lanes that ended
   std::uint64_t bytes_received_ = 0;
 };
 

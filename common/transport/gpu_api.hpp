@@ -1,6 +1,6 @@
 // The few things a device transport asks of a GPU and of NCCL, as an interface: cuda_gpu.hpp is the
-// real one, tests/unit/transport/fake_gpu.hpp one with scripted delays, failures and aborts. No call
-// on the data path blocks: work is started, and asked for later.
+// real one, tests/unit/transport/fake_gpu.hpp one with scripted delays, failures and aborts. No
+// call on the data path blocks: work is started, and asked for later.
 //
 // Thread contract: the reactor's thread, except where said.
 #pragma once
@@ -10,13 +10,14 @@
 #include <memory>
 #include <string>
 
+#include "common/base/buffer_pool.hpp"
 #include "common/base/status.hpp"
 #include "common/transport/transport.hpp"
 
 namespace fulgur::transport {
 
-/// One tensor on its way. A sender gives `source`, and `offset` in the peer's ring (peer carrier); a
-/// receiver of the nccl carrier gives `target`.
+/// One tensor on its way. A sender gives `source`, and `offset` in the peer's ring (peer carrier);
+/// a receiver of the nccl carrier gives `target`.
 struct GpuTransfer {
   const std::byte* source = nullptr;
   std::byte* target = nullptr;
@@ -25,8 +26,8 @@ struct GpuTransfer {
   void* ready = nullptr;  ///< as wire::Frame::ready: the transfer begins after it
 };
 
-/// One direction of one link on the device. Transfers run one after the other in the order they were
-/// started, and the receiver's order is the sender's.
+/// One direction of one link on the device. Transfers run one after the other in the order they
+/// were started, and the receiver's order is the sender's.
 class GpuChannel {
  public:
   /// Call after stopped() only; before, the device may still be using memory.
@@ -68,8 +69,8 @@ class GpuApi {
   virtual Result<std::unique_ptr<GpuChannel>> open_outbox(const std::string& token,
                                                           std::size_t bytes) = 0;
 
-  /// nccl carrier: an id for one direction, and joining it from either end. The channel is idle() when
-  /// both ends have joined.
+  /// nccl carrier: an id for one direction, and joining it from either end. The channel is idle()
+  /// when both ends have joined.
   virtual Result<std::string> make_id() = 0;
   virtual Result<std::unique_ptr<GpuChannel>> join(const std::string& id, bool sends) = 0;
 
@@ -80,6 +81,8 @@ class GpuApi {
   /// connects two processes.
   virtual Status upload(std::byte* device, const void* host, std::size_t bytes) = 0;
   virtual Status download(void* host, const std::byte* device, std::size_t bytes, void* ready) = 0;
+  /// Host memory that it copies to and from fastest.
+  virtual BlockSource host_blocks() const { return host_block_source(); }
 };
 
 }  // namespace fulgur::transport

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "common/base/clock.hpp"
 #include "common/base/status.hpp"
@@ -26,6 +27,15 @@ enum class Carrier : std::uint8_t { automatic = 0, zmq = 1, shm = 2, inproc = 3 
 /// What moves tensors in device memory between two processes with a GPU each: copies into a ring in
 /// the peer's memory (one host), NCCL, or nothing: they are staged through host memory.
 enum class DeviceCarrier : std::uint8_t { none = 0, peer = 1, nccl = 2 };
+
+constexpr std::string_view to_string(DeviceCarrier carrier) {
+  switch (carrier) {
+    case DeviceCarrier::none: return "none";
+    case DeviceCarrier::peer: return "peer";
+    case DeviceCarrier::nccl: return "nccl";
+  }
+  return "unknown";
+}
 
 /// Who is at the other end, from its Hello.
 struct Peer {

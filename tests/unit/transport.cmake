@@ -5,4 +5,5 @@ fulgur_test(transport_test
 fulgur_test(device_transport_test
   SOURCES transport/device_handshake_test.cpp transport/device_property_test.cpp
           transport/device_window_test.cpp transport/fake_gpu.cpp
+          transport/fd_port_test.cpp
   DEPENDS fulgur::transport)

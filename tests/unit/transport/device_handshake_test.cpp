@@ -27,8 +27,8 @@ TEST(DeviceHandshake, TwoHostsUseNccl) {
 
 TEST(DeviceHandshake, ACarrierThatDoesNotWorkIsLeft) {
   log::init("test", log::Level::error);
-  for (const auto fault : {&FakeFaults::never_joins, &FakeFaults::damages_probe,
-                           &FakeFaults::hangs, &FakeFaults::call_fails}) {
+  for (const auto fault : {&FakeFaults::never_joins, &FakeFaults::damages_probe, &FakeFaults::hangs,
+                           &FakeFaults::call_fails}) {
     FakeFaults faults;
     faults.*fault = 1000;
     DeviceWorld world(3, faults);

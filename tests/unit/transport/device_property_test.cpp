@@ -25,14 +25,23 @@ FakeFaults draw_faults(Rng& rng) {
 void act(DeviceWorld& world, Rng& rng, std::uint64_t cuts_in_a_thousand) {
   DeviceSide& side = rng.below(2) == 0 ? world.shard : world.worker;
   switch (rng.below(6)) {
-    case 0: side.transport->poll(side, 1 + rng.below(8)); break;
-    case 1: world.fabric.step(); break;
-    case 2: (void)side.send(rng.below(4) == 0 ? 0 : rng.below(6200)); break;
+    case 0:
+      side.transport->poll(side, 1 + rng.below(8));
+      break;
+    case 1:
+      world.fabric.step();
+      break;
+    case 2:
+      (void)side.send(rng.below(4) == 0 ? 0 : rng.below(6200));
+      break;
     case 3:
       if (!side.held.empty()) side.drop(rng.below(side.held.size()));
       break;
-    case 4: world.clock.advance(static_cast<Nanoseconds>(rng.below(2 * kMillisecond))); break;
-    default: world.turn();
+    case 4:
+      world.clock.advance(static_cast<Nanoseconds>(rng.below(2 * kMillisecond)));
+      break;
+    default:
+      world.turn();
   }
   if (rng.below(1000) < cuts_in_a_thousand) {
     world.hub.cut("shard", "worker");

@@ -1,6 +1,6 @@
-// Two processes with a GPU each, on one thread and virtual time: DeviceTransports over an in-process
-// hub and a fake fabric. Every message says who sent it, in which life of the link and as which, so
-// that a receiver sees loss, repetition, disorder and damage.
+// Two processes with a GPU each, on one thread and virtual time: DeviceTransports over an
+// in-process hub and a fake fabric. Every message says who sent it, in which life of the link and
+// as which, so that a receiver sees loss, repetition, disorder and damage.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -32,8 +32,7 @@ class DeviceSide final : public Handler {
     const Identity identity{wire::ServiceKind::tool, name, 1, gpu.identity()};
     auto inner = hub.make(identity, side == 0 ? "" : "inproc://worker");
     EXPECT_TRUE(inner.is_ok());
-    transport =
-        std::make_unique<DeviceTransport>(std::move(inner).value(), gpu, options, clock);
+    transport = std::make_unique<DeviceTransport>(std::move(inner).value(), gpu, options, clock);
   }
 
   void on_link_up(LinkId id, const Peer& peer) override {
@@ -90,7 +89,8 @@ class DeviceSide final : public Handler {
 
   static void fill(const Label& label, std::byte* out) {
     for (std::uint64_t i = 0; i * 8 < label.tensor_bytes; ++i) {
-      const std::uint64_t word = random_bits(label.side * 7919 + label.life * 104'729 + label.index, i);
+      const std::uint64_t word =
+          random_bits(label.side * 7919 + label.life * 104'729 + label.index, i);
       std::memcpy(out + i * 8, &word, 8);
     }
   }

@@ -60,7 +60,8 @@ FakeChannel::FakeChannel(FakeFabric& fabric, Kind kind, std::string name)
 }
 
 FakeChannel::~FakeChannel() {
-  if (!aborted_ || abort_steps_ != 0) fabric_.violations.emplace_back("a channel was destroyed before it stopped");
+  if (!aborted_ || abort_steps_ != 0)
+    fabric_.violations.emplace_back("a channel was destroyed before it stopped");
   fabric_.channels.erase(this);
   if (kind_ == Kind::send) fabric_.pairs[name_].sender = nullptr;
   if (kind_ == Kind::receive) fabric_.pairs[name_].receiver = nullptr;
@@ -81,7 +82,8 @@ bool FakeChannel::joined() const {
 
 Result<bool> FakeChannel::idle() {
   if (aborted_) fabric_.violations.emplace_back("idle() after abort()");
-  if (broken_ || (dies_at_ != 0 && started_ >= dies_at_)) return Status{Code::internal, "the channel died"};
+  if (broken_ || (dies_at_ != 0 && started_ >= dies_at_))
+    return Status{Code::internal, "the channel died"};
   // NCCL may still be setting a connection up after a start.
   return joined() && !(running_.size() == 1 && !running_[0].half && fabric_.chance(200));
 }
@@ -101,7 +103,8 @@ Status FakeChannel::start(const GpuTransfer& transfer) {
 
 Result<std::uint64_t> FakeChannel::completed() {
   if (aborted_) fabric_.violations.emplace_back("completed() after abort()");
-  if (broken_ || (dies_at_ != 0 && started_ >= dies_at_)) return Status{Code::internal, "the channel died"};
+  if (broken_ || (dies_at_ != 0 && started_ >= dies_at_))
+    return Status{Code::internal, "the channel died"};
   return kind_ == Kind::inbox ? ring_->completed : completed_;
 }
 

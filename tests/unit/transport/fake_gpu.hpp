@@ -1,7 +1,7 @@
-// GPUs and NCCL without either: a fabric that several FakeGpus share, on which transfers take as many
-// steps as a seed says, read their source and write their target somewhere in between, and fail, hang
-// or stop late where told. It keeps the books of memory: a block freed while a transfer may touch it
-// is a violation, whether or not anything went wrong by it.
+// GPUs and NCCL without either: a fabric that several FakeGpus share, on which transfers take as
+// many steps as a seed says, read their source and write their target somewhere in between, and
+// fail, hang or stop late where told. It keeps the books of memory: a block freed while a transfer
+// may touch it is a violation, whether or not anything went wrong by it.
 #pragma once
 
 #include <cstdint>
@@ -18,13 +18,14 @@ namespace fulgur::transport {
 
 /// Chances in a thousand, for each channel or call.
 struct FakeFaults {
-  std::uint64_t call_fails = 0;    ///< make_inbox, open_outbox, make_id, join, take, upload, download
-  std::uint64_t start_fails = 0;   ///< of a channel: some transfer does not start
-  std::uint64_t channel_dies = 0;  ///< of a channel: completed() and idle() fail from some transfer on
-  std::uint64_t hangs = 0;         ///< of a channel: some transfer never ends
-  std::uint64_t never_joins = 0;   ///< of a channel
+  std::uint64_t call_fails = 0;  ///< make_inbox, open_outbox, make_id, join, take, upload, download
+  std::uint64_t start_fails = 0;  ///< of a channel: some transfer does not start
+  std::uint64_t channel_dies =
+      0;                    ///< of a channel: completed() and idle() fail from some transfer on
+  std::uint64_t hangs = 0;  ///< of a channel: some transfer never ends
+  std::uint64_t never_joins = 0;    ///< of a channel
   std::uint64_t damages_probe = 0;  ///< of a channel: its first transfer arrives damaged
-  std::uint64_t steps_most = 4;    ///< of a transfer
+  std::uint64_t steps_most = 4;     ///< of a transfer
   std::uint64_t abort_steps_most = 8;
 };
 

@@ -95,8 +95,8 @@ TEST(DeviceFrame, DamagedHeadersNeverReachIt) {
       // Words that are pointers into the tensor's segment are what could reach the device.
       for (std::uint64_t n = 1 + rng.below(4); n > 0; --n) {
         const std::size_t at = rng.below(frame.size);
-        bytes[at] = static_cast<unsigned char>(rng.below(3) == 0 ? 2 + 8 * rng.below(32)
-                                                                 : rng.below(256));
+        bytes[at] =
+            static_cast<unsigned char>(rng.below(3) == 0 ? 2 + 8 * rng.below(32) : rng.below(256));
       }
       if (rng.below(3) == 0) {
         const std::size_t word = rng.below(frame.size / 8);
