@@ -190,11 +190,11 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& bench) {
   CLI::App* cmd =
       app.add_subcommand("bench",
                          "run a benchmark: transport, engine, serve, placement, telemetry, "
-                         "kernels, tokenizer");
+                         "kernels, tokenizer, gpu-transport");
   cmd->add_option("BENCH", bench.bench, "which one")
       ->required()
       ->check(CLI::IsMember({"transport", "engine", "serve", "placement", "telemetry", "kernels",
-                             "tokenizer"}));
+                             "tokenizer", "gpu-transport"}));
   cmd->add_option("ARGUMENTS", bench.arguments, "handed to it as they are");
   cmd->prefix_command();
   return cmd;
