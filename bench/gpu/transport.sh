@@ -43,6 +43,7 @@ if [ -n "$bundle" ]; then
   exit 0
 fi
 
+libraries=${LD_LIBRARY_PATH:-}
 if [ -n "${FULGUR_GPU_BUNDLE:-}" ]; then
   bin=$FULGUR_GPU_BUNDLE/$program
   export LD_LIBRARY_PATH=$(cd "$FULGUR_GPU_BUNDLE" && pwd)/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
@@ -88,8 +89,9 @@ for n in ${blocks//,/ }; do
 done
 step staged 120 "$bin" --carriers none --devices $pair --tokens "$tokens" --rounds "$rounds" \
   --kills 0 --json "$runs/staged.json"
-[ -n "$torch" ] && step torch 90 python3 "$root/bench/gpu/transport_torch.py" --tokens "$tokens" \
-  --rounds "$rounds" --json "$runs/torch.json"
+[ -n "$torch" ] && step torch 90 env LD_LIBRARY_PATH="$libraries" \
+  python3 "$root/bench/gpu/transport_torch.py" --tokens "$tokens" --rounds "$rounds" \
+  --json "$runs/torch.json"
 if [ "$gpus" -gt 2 ]; then
   small=$(echo "$tokens" | tr , '\n' | awk '$1 <= 1024' | paste -sd,)
   for carrier in peer nccl; do
