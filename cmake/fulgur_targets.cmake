@@ -38,3 +38,20 @@ endfunction()
 function(fulgur_use_actor_pch target)
   target_precompile_headers(${target} REUSE_FROM fulgur_actor)
 endfunction()
+
+# Embeds files: fulgur_embed(sources HEADER … NAMESPACE … TABLE kFiles FILES …) sets `sources` to a
+# generated C++ file that defines the table the header declares:
+# extern const std::span<const http::EmbeddedFile> kFiles.
+function(fulgur_embed result)
+  cmake_parse_arguments(ARG "" "HEADER;NAMESPACE;TABLE" "FILES" ${ARGN})
+  set(output ${CMAKE_CURRENT_BINARY_DIR}/${ARG_TABLE}.cpp)
+  list(TRANSFORM ARG_FILES PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/)
+  add_custom_command(
+    OUTPUT ${output}
+    COMMAND ${CMAKE_COMMAND} -DHEADER=${ARG_HEADER} -DNAMESPACE=${ARG_NAMESPACE}
+            -DTABLE=${ARG_TABLE} -DOUTPUT=${output} "-DFILES=${ARG_FILES}"
+            -P ${PROJECT_SOURCE_DIR}/cmake/embed.cmake
+    DEPENDS ${ARG_FILES} ${PROJECT_SOURCE_DIR}/cmake/embed.cmake
+    VERBATIM)
+  set(${result} ${output} PARENT_SCOPE)
+endfunction()

@@ -48,7 +48,7 @@ std::string format_head(const ResponseHead& head) {
   for (const auto& header : *head.headers) append_header(out, header.name, header.value);
   if (head.chunked) {
     out += "Transfer-Encoding: chunked\r\n";
-  } else if (head.has_length && head.status != 204) {
+  } else if (head.has_length && head.status != 204 && head.status != 304) {
     fmt::format_to(std::back_inserter(out), "Content-Length: {}\r\n", head.content_length);
   }
   if (!head.keep_alive) {

@@ -69,7 +69,7 @@ void HttpApi::add_routes(http::Server& server) {
   add(server, "POST", "/tokenize", &HttpApi::tokenize, "tokenize");
   add(server, "POST", "/detokenize", &HttpApi::detokenize, "detokenize");
   server.handle("GET", "/", [](const http::Request&, const http::Responder& responder) {
-    responder.respond(200, "text/html; charset=utf-8", std::string(kPlaygroundPage),
+    responder.respond(200, "text/html; charset=utf-8", std::string(kPlaygroundFiles.front().bytes),
                       {{"Cache-Control", "no-cache"},
                        {"X-Content-Type-Options", "nosniff"},
                        {"Content-Security-Policy", "default-src 'none'; script-src 'unsafe-inline'; "
