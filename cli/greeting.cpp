@@ -58,6 +58,8 @@ void Greeting::run() {
   if (wait_until_ready()) {
     ready_.store(true);
     if (!options_.no_demo && !options_.quiet) stream_one();
+    if (const auto record = dir_.read(); record.is_ok())
+      say(fmt::format("operations page: http://{}/", record->orchestrator_admin));
     say(fmt::format(
         "serving {0} (OpenAI API: {0}/v1; page: {0}/); end with {1}",
         api_url(options_.host, options_.port),

@@ -26,8 +26,9 @@ Coordinator::Coordinator(CoordinatorOptions options, const Clock& clock, Outbox&
       }()),
       clock_(clock),
       outbox_(outbox),
+      events_(clock),
       members_(options_.fingerprint, options_.membership, clock),
-      epochs_(options_.epochs, options_.generation, clock),
+      epochs_(options_.epochs, options_.generation, clock, events_),
       load_(options_.epochs.shape, options_.history, clock),
       pools_(options_.pools) {}
 
@@ -41,7 +42,11 @@ bool Coordinator::obeyed(const std::string& by, std::uint64_t generation) {
     return true;
   }
   superseded_by_ = generation;
-  log::error("stepping down: {} obeys the orchestrator of generation {}, this one is {}", by, generation, options_.generation);
+  log::error("stepping down: {} obeys the orchestrator of generation {}, this one is {}", by,
+             generation, options_.generation);
+  events_.add(Severity::error, "stepped down", by,
+              fmt::format("obeys the orchestrator of generation {}, this one is {} and ends",
+                          generation, options_.generation));
   return false;
 }
 
@@ -78,6 +83,9 @@ void Coordinator::on_register(transport::LinkId link, const wire::Register& info
     ++counters_.refused;
     log::warn("refused kind={} name={} why=\"{}\"", to_string(info.kind), info.name,
               arrival.status().message());
+    events_.add(Severity::warning, "refused", info.name,
+                fmt::format("{} may not join: {}", to_string(info.kind),
+                            arrival.status().message()));
     ack.code = arrival.status().code();
     ack.message = arrival.status().message();
     outbox_.send(link, std::move(ack));
@@ -90,10 +98,26 @@ void Coordinator::on_register(transport::LinkId link, const wire::Register& info
   log::info("registered kind={} name={} pid={} endpoint={} epoch={} held={}{}",
             to_string(info.kind), info.name, info.pid, info.endpoint, info.epoch, info.held.size(),
             *arrival == Membership::Arrival::again ? " again=1" : "");
+  note_arrival(info, *arrival);
   outbox_.send(link, std::move(ack));
   admit(*members_.find(info.name), *arrival);
   begin_when_settled();
   flush();
+}
+
+void Coordinator::note_arrival(const wire::Register& info, Membership::Arrival arrival) {
+  const std::string what =
+      fmt::format("{} of process {} at {}{}", to_string(info.kind), info.pid, info.endpoint,
+                  info.held.empty() ? "" : fmt::format(", holds {} replicas", info.held.size()));
+  switch (arrival) {
+    case Membership::Arrival::joined:
+      return events_.add(Severity::info, "joined", info.name, what);
+    case Membership::Arrival::replaced:
+      return events_.add(Severity::warning, "restarted", info.name,
+                         what + ": the process before it is gone");
+    case Membership::Arrival::again:
+      return events_.add(Severity::info, "registered", info.name, what + ", on a new link");
+  }
 }
 
 void Coordinator::admit(const Member& member, Membership::Arrival arrival) {
@@ -135,21 +159,37 @@ void Coordinator::learn(const Member& member, const wire::Heartbeat& beat) {
 void Coordinator::note_slow(const Member& worker) {
   const std::string& name = worker.info.name;
   const auto summary = seen(worker);
-  if (summary.slow && slow_.insert(name).second)
+  if (summary.slow && slow_.insert(name).second) {
     log::warn("slow worker={} speed={:.2f}: shards route around it", name, summary.speed);
-  if (!summary.slow && slow_.erase(name) > 0)
+    events_.add(Severity::warning, "slow", name,
+                fmt::format("works at {:.2f} of the others' speed: shards route around it",
+                            summary.speed));
+  }
+  if (!summary.slow && slow_.erase(name) > 0) {
     log::info("not slow any more worker={} speed={:.2f}", name, summary.speed);
+    events_.add(Severity::info, "not slow", name,
+                fmt::format("works at {:.2f} of the others' speed again", summary.speed));
+  }
+}
+
+void Coordinator::note_suspect(const Member& member, MemberState before, const std::string& why) {
+  if (before == MemberState::alive && member.state == MemberState::suspect)
+    events_.add(Severity::warning, "suspect", member.info.name, why);
 }
 
 void Coordinator::on_heartbeat(transport::LinkId link, const wire::Heartbeat& beat) {
   if (superseded_by_ != 0) return;
+  const Member* const before = members_.find(beat.name);
+  const bool was_suspect = before != nullptr && before->state == MemberState::suspect;
   const auto revived = members_.on_heartbeat(link, beat);
   if (!revived.is_ok()) return answer_stranger(link, beat);
   if (!obeyed(beat.name, beat.orchestrator_generation)) return;
   epochs_.observe_epoch(beat.epoch);
+  if (was_suspect) events_.add(Severity::info, "alive", beat.name, "speaks again");
   learn(*members_.find(beat.name), beat);
   if (!*revived) return repeat_if_behind(*members_.find(beat.name));
   log::info("back name={}", beat.name);
+  events_.add(Severity::info, "back", beat.name, "was lost and speaks again");
   admit(*members_.find(beat.name), Membership::Arrival::joined);
   flush();
 }
@@ -191,7 +231,9 @@ void Coordinator::on_link_down(transport::LinkId link) {
   if (superseded_by_ != 0) return;
   const Member* const member = members_.find_by_link(link);
   if (member == nullptr || !epochs_.dismissed(member->info.name)) {
+    const MemberState before = member == nullptr ? MemberState::lost : member->state;
     members_.on_link_down(link);
+    if (member != nullptr) note_suspect(*member, before, "its link is down");
     return;
   }
   left(std::string(member->info.name));
@@ -203,6 +245,7 @@ void Coordinator::left(const std::string& name) {
   const Member& member = *members_.find(name);
   ++counters_.departures;
   log::info("left kind={} name={} pid={}", to_string(member.info.kind), name, member.info.pid);
+  events_.add(Severity::info, "left", name, fmt::format("{} has drained and ended", to_string(member.info.kind)));
   epochs_.worker_lost(name);
   epochs_.shard_lost(name);
   forget(name);
@@ -234,6 +277,7 @@ Status Coordinator::drain(const std::vector<std::string>& names) {
   if (Status possible = epochs_.can_drain(fresh); !possible.is_ok()) {
     ++counters_.drains_refused;
     log::warn("refused to drain name={} why=\"{}\"", names.front(), possible.message());
+    events_.add(Severity::warning, "drain refused", names.front(), possible.message());
     return possible;
   }
   for (const std::string& name : fresh) begin_drain(name);
@@ -244,6 +288,7 @@ Status Coordinator::drain(const std::vector<std::string>& names) {
 void Coordinator::begin_drain(const std::string& name) {
   ++counters_.drains;
   log::info("draining name={}", name);
+  events_.add(Severity::info, "draining", name, "what it holds goes elsewhere, then it ends");
   members_.set_draining(name, true);
   epochs_.drain(name);
 }
@@ -254,6 +299,7 @@ Status Coordinator::undrain(const std::string& name) {
   if (!members_.find(name)->draining) return Status::ok();
   FULGUR_RETURN_IF_ERROR(epochs_.undrain(name));
   log::info("drains no more name={}", name);
+  events_.add(Severity::info, "undrained", name, "its drain was taken back");
   members_.set_draining(name, false);
   flush();
   return Status::ok();
@@ -281,7 +327,12 @@ void Coordinator::on_report(const wire::Report& report) {
   if (superseded_by_ != 0 || epochs_.dismissed(report.worker)) return;
   ++counters_.reports;
   log::info("report by={} worker={} code={}", report.name, report.worker, to_string(report.code));
+  const Member* const reported = members_.find(report.worker);
+  const MemberState before = reported == nullptr ? MemberState::lost : reported->state;
   members_.on_report(report);
+  if (reported != nullptr)
+    note_suspect(*reported, before,
+                 fmt::format("{} reports: {}", report.name, to_string(report.code)));
   tick();
 }
 
@@ -307,6 +358,8 @@ void Coordinator::tick() {
     }
     ++counters_.losses;
     log::warn("lost kind={} name={} pid={}", to_string(member.info.kind), name, member.info.pid);
+    events_.add(Severity::error, "lost", name,
+                fmt::format("{} of process {}", to_string(member.info.kind), member.info.pid));
     forget(name);
     if (member.info.kind == ServiceKind::expert) epochs_.worker_lost(name);
     if (member.info.kind == ServiceKind::attention) epochs_.shard_lost(name);
@@ -314,12 +367,42 @@ void Coordinator::tick() {
   begin_when_settled();
   epochs_.tick();
   flush();
+  note_serving();
+  tick_pools();
+}
+
+/// Says so when the mesh begins to serve and when it does not any more.
+void Coordinator::note_serving() {
+  const Status serving = epochs_.serving();
+  const std::string now = serving.is_ok() ? "every expert has a replica and there is a shard"
+                                          : serving.message();
+  if (now == said_of_serving_ || epochs_.phase() == Epochs::Phase::settling) return;
+  said_of_serving_ = now;
+  events_.add(serving.is_ok() ? Severity::info : Severity::error,
+              serving.is_ok() ? "serving" : "not serving", "", now);
+}
+
+void Coordinator::tick_pools() {
   if (!epochs_.placement()) return;
+  const bool first = pools_.experts().replicas() + pools_.attention().replicas() == 0;
+  const auto wanted = std::pair(pools_.experts().wanted(), pools_.attention().wanted());
   const auto serve = [this](ServiceKind kind) {
     return static_cast<std::uint32_t>(members_.count(kind, MemberState::alive) -
                                       members_.count_draining(kind));
   };
   pools_.tick(serve(ServiceKind::expert), serve(ServiceKind::attention), clock_.now());
+  if (first) return;
+  note_wanted("experts", wanted.first, pools_.experts());
+  note_wanted("attention", wanted.second, pools_.attention());
+}
+
+void Coordinator::note_wanted(std::string_view pool, std::uint32_t before,
+                              const ScalingSignal& signal) {
+  if (signal.wanted() == before) return;
+  events_.add(Severity::info, "wanted", "",
+              fmt::format("{}: {} wanted after {}, {} serve ({}, busy {:.2f})", pool,
+                          signal.wanted(), before, signal.replicas(), signal.reason(),
+                          signal.busy()));
 }
 
 // A restarted orchestrator must hear all members before it plans, or it would move replicas of

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "services/orchestrator/epochs.hpp"
+#include "services/orchestrator/event_log.hpp"
 #include "services/orchestrator/load_history.hpp"
 #include "services/orchestrator/membership.hpp"
 #include "services/orchestrator/pools.hpp"
@@ -79,6 +80,9 @@ class Coordinator {
   const Epochs& epochs() const { return epochs_; }
   const CoordinatorCounters& counters() const { return counters_; }
   const Pools& pools() const { return pools_; }
+  const LoadHistory& load() const { return load_; }
+  const EventLog& events() const { return events_; }
+  const Clock& clock() const { return clock_; }
   WorkerView::Summary seen(const Member& worker) const {
     return worker_view_.summary(worker.info.name, worker.info.incarnation);
   }
@@ -95,6 +99,11 @@ class Coordinator {
   void repeat_if_behind(const Member& member);
   void forget(const std::string& name);
   void note_slow(const Member& worker);
+  void note_arrival(const wire::Register& info, Membership::Arrival arrival);
+  void note_suspect(const Member& member, MemberState before, const std::string& why);
+  void note_serving();
+  void note_wanted(std::string_view pool, std::uint32_t before, const ScalingSignal& signal);
+  void tick_pools();
   void admit(const Member& member, Membership::Arrival arrival);
   void send_placement(const Member& member);
   Status check_drainable(const std::string& name) const;
@@ -106,6 +115,7 @@ class Coordinator {
   CoordinatorOptions options_;
   const Clock& clock_;
   Outbox& outbox_;
+  EventLog events_;
   Membership members_;
   Epochs epochs_;
   CoordinatorCounters counters_;
@@ -116,6 +126,7 @@ class Coordinator {
   std::set<std::string> slow_;  ///< workers that were logged as slow
   std::uint64_t superseded_by_ = 0;
   Nanoseconds first_worker_at_ = -1;
+  std::string said_of_serving_;  ///< in the last event about it
 };
 
 }  // namespace fulgur::orchestrator

@@ -187,10 +187,14 @@ void Epochs::plan(bool forced) {
   if (!planned.is_ok()) {
     problem_ = planned.status().message();
     log::warn("no placement possible why=\"{}\"", problem_);
+    events_.add(Severity::error, "placement", "", "no placement is possible: " + problem_);
     return;
   }
   problem_ = waiting_drain.empty() ? planned->shortfall : waiting_drain;
-  if (!problem_.empty()) log::warn("fewer replicas than wanted why=\"{}\"", problem_);
+  if (!problem_.empty()) {
+    log::warn("fewer replicas than wanted why=\"{}\"", problem_);
+    events_.add(Severity::warning, "placement", "", problem_);
+  }
   Assignment wanted;
   for (std::size_t i = 0; i < workers.size(); ++i) wanted[workers[i].name] = planned->assigned[i];
   if (has_committed_ && wanted == committed_ && !unretired_) return dismiss_drained();
@@ -198,6 +202,10 @@ void Epochs::plan(bool forced) {
     ++rebalances_total_;
     log::info("re-balancing moves={} excess_before={:.3f} excess_after={:.3f}", planned->moves,
               planned->before.excess(), planned->after.excess());
+    events_.add(Severity::info, "rebalancing", "",
+                fmt::format("placement follows the load: slowest worker over the mean goes from "
+                            "{:.2f} to {:.2f}",
+                            planned->before.excess(), planned->after.excess()));
   }
   start_prepare(*planned, workers);
 }
@@ -209,6 +217,8 @@ void Epochs::start_prepare(const PlacementPlan& plan, const std::vector<Placemen
   phase_ = Phase::preparing;
   unretired_ = true;
   deadline_ = clock_.now() + options_.prepare_timeout;
+  phase_since_ = clock_.now();
+  target_moves_ = plan.moves;
   moves_total_ += plan.moves;
   if (plan.moves > 0) changed_at_ = clock_.now();
   left_out_.clear();
@@ -220,6 +230,9 @@ void Epochs::start_prepare(const PlacementPlan& plan, const std::vector<Placemen
   send_prepares();
   log::info("preparing epoch={} workers={} replicas={} moves={}", target_epoch_, workers.size(),
             plan.replicas, plan.moves);
+  events_.add(Severity::info, "preparing", "",
+              fmt::format("epoch {}: {} workers load {} replicas, {} of every expert",
+                          target_epoch_, workers.size(), plan.moves, plan.replicas));
 }
 
 void Epochs::send_prepares() {
@@ -229,6 +242,7 @@ void Epochs::send_prepares() {
     awaited_.insert(name);
     actions_.push_back(PrepareTo{name, prepare_message(replicas)});
   }
+  asked_ = awaited_.size();
 }
 
 wire::Prepare Epochs::prepare_message(const ReplicaMap& replicas) const {
@@ -276,6 +290,9 @@ void Epochs::worker_failed(const std::string& name, const std::string& why) {
   worker.retry_at = clock_.now() + wait;
   log::error("worker={} cannot prepare epoch={} capacity_now={} again_in_s={} why=\"{}\"", name,
              target_epoch_, worker.capacity, wait / kSecond, why);
+  events_.add(Severity::error, "load failed", name,
+              fmt::format("cannot load its replicas of epoch {}, is trusted again in {} s: {}",
+                          target_epoch_, wait / kSecond, why));
   if (worker.left_out)
     plan_without(name);
   else
@@ -287,6 +304,7 @@ void Epochs::retry_failed() {
   for (auto& [name, worker] : workers_) {
     if (worker.retry_at == 0 || clock_.now() < worker.retry_at) continue;
     log::info("worker={} is trusted to load again failures={}", name, worker.failures);
+    events_.add(Severity::info, "trusted", name, "is trusted to load replicas again");
     worker.retry_at = 0;
     worker.capacity = worker.capacity_whole;
     worker.left_out = false;
@@ -305,9 +323,15 @@ void Epochs::commit() {
   phase_ = Phase::switching;
   deadline_ = clock_.now() + options_.switch_timeout;
   actions_.push_back(Publish{*placement()});
+  phase_since_ = clock_.now();
   for (const auto& [name, shard] : shards_) awaited_.insert(name);
+  asked_ = awaited_.size();
   log::info("committed epoch={} workers={} shards={} replicas={}", committed_epoch_,
             committed_.size(), shards_.size(), committed_replicas_);
+  events_.add(Severity::info, "committed", "",
+              fmt::format("epoch {}: {} workers, {} shards, {} replicas of every expert",
+                          committed_epoch_, committed_.size(), shards_.size(),
+                          committed_replicas_));
   finish_if_switched();
 }
 
@@ -328,6 +352,9 @@ void Epochs::finish_switch(bool retire) {
   awaited_.clear();
   if (retire) {
     unretired_ = false;
+    events_.add(Severity::info, "retired", "",
+                fmt::format("epoch {}: every shard routes by it, older replicas are freed",
+                            target_epoch_));
     for (const auto& [name, replicas] : target_) {
       const auto worker = workers_.find(name);
       if (worker == workers_.end() || left_out_.contains(name)) continue;
@@ -355,6 +382,9 @@ void Epochs::tick() {
     // hurries.
     log::warn("shard={} has not switched to epoch={}: old replicas are kept", *awaited_.begin(),
               target_epoch_);
+    events_.add(Severity::warning, "not switched", *awaited_.begin(),
+                fmt::format("still routes by an epoch before {}: older replicas are kept",
+                            target_epoch_));
     finish_switch(false);
   }
 }
@@ -469,6 +499,11 @@ Status Epochs::serving() const {
                  options_.shape.cells() - covered.count(), options_.shape.cells());
   if (shards_.empty()) return Status(Code::unavailable, "no attention shard is in the mesh");
   return Status::ok();
+}
+
+std::optional<Epochs::Change> Epochs::change() const {
+  if (phase_ != Phase::preparing && phase_ != Phase::switching) return std::nullopt;
+  return Change{target_epoch_, target_moves_, phase_since_, awaited_, asked_};
 }
 
 std::uint64_t Epochs::replicas_on(const std::string& worker) const {

@@ -21,6 +21,7 @@
 
 #include "common/base/clock.hpp"
 #include "common/wire/messages.hpp"
+#include "services/orchestrator/event_log.hpp"
 #include "services/orchestrator/placement.hpp"
 
 namespace fulgur::orchestrator {
@@ -70,8 +71,9 @@ class Epochs {
  public:
   enum class Phase : std::uint8_t { settling, idle, preparing, switching };
 
-  Epochs(EpochOptions options, std::uint64_t generation, const Clock& clock)
-      : options_(options), generation_(generation), clock_(clock) {}
+  /// Says in `events` what changes; all references outlive it.
+  Epochs(EpochOptions options, std::uint64_t generation, const Clock& clock, EventLog& events)
+      : options_(options), generation_(generation), clock_(clock), events_(events) {}
 
   /// Ends settling: whoever has joined by now is planned for.
   void begin();
@@ -117,7 +119,19 @@ class Epochs {
   /// ok when every expert has a replica on a live worker and a shard is there; else what lacks.
   Status serving() const;
 
+  /// A change on its way to being served everywhere.
+  struct Change {
+    std::uint64_t epoch = 0;
+    std::uint64_t moves = 0;  ///< replicas that workers were told to load
+    Nanoseconds since = 0;
+    std::set<std::string> waits_for;  ///< workers that load (preparing), shards (switching)
+    std::size_t asked = 0;            ///< how many those were at first
+  };
+  /// Nothing while the phase is settling or idle.
+  std::optional<Change> change() const;
+
   Phase phase() const { return phase_; }
+  const ModelShape& shape() const { return options_.shape; }
   std::uint64_t epoch() const { return committed_epoch_; }
   std::uint64_t generation() const { return generation_; }
   /// Before the first epoch only: a number above every other orchestrator's.
@@ -173,6 +187,7 @@ class Epochs {
   EpochOptions options_;
   std::uint64_t generation_;
   const Clock& clock_;
+  EventLog& events_;
 
   Phase phase_ = Phase::settling;
   bool joined_since_ = false;  ///< a join or a drain waits for the running change to end
@@ -194,6 +209,9 @@ class Epochs {
   std::set<std::string> left_out_;
   std::set<std::string> awaited_;  ///< workers (preparing) or shards (switching)
   Nanoseconds deadline_ = 0;
+  std::uint64_t target_moves_ = 0;
+  Nanoseconds phase_since_ = 0;
+  std::size_t asked_ = 0;  ///< size of `awaited_` when the phase began
 
   std::uint64_t moves_total_ = 0;
   std::uint64_t rebalances_total_ = 0;

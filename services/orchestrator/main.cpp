@@ -38,6 +38,7 @@ Status run(const Options& options) {
   telemetry::Metrics metrics("orchestrator", options.name);
   MeshMetrics mesh_metrics(metrics);
   ReadinessBoard board;
+  EventFeed feed(clock, settings.generation);
   actor::Reactor reactor(*transport, clock);
   // After the reactor: its routes hold actors, which must not outlive the actor system.
   FULGUR_ASSIGN_OR_RETURN(
@@ -47,6 +48,7 @@ Status run(const Options& options) {
   deps.self = {options.name, static_cast<std::uint32_t>(getpid()), transport->endpoint(),
                admin->endpoint()};
   deps.metrics = &mesh_metrics;
+  deps.feed = &feed;
   deps.on_serving = [&board](const Status& serving) { board.post(serving); };
 
   Status ended = Status::ok();
@@ -63,6 +65,7 @@ Status run(const Options& options) {
   running.store(&reactor);
   reactor.run();
   running.store(nullptr);
+  feed.close();
   admin->shutdown(kSecond);
   return ended;
 }

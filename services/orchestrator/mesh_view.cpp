@@ -31,10 +31,14 @@ std::string_view shown_state(const Member& member) {
                                                                : to_string(member.state);
 }
 
-nlohmann::json to_json(std::string_view pool, const ScalingSignal& signal) {
+nlohmann::json to_json(std::string_view pool, const ScalingSignal& signal,
+                       const ScalingOptions& options) {
   return {{"pool", pool},
           {"replicas", signal.replicas()},
           {"wanted", signal.wanted()},
+          {"floor", options.floor},
+          {"ceiling", options.ceiling},
+          {"busy_target", options.busy_target},
           {"busy", signal.busy()},
           {"wait_ms", static_cast<double>(signal.wait()) / kMillisecond},
           {"reason", signal.reason()}};
@@ -45,11 +49,13 @@ nlohmann::json to_json(const Member& member, const Coordinator& coordinator) {
   const auto seen = coordinator.seen(member);
   return {{"slow", seen.slow},
           {"speed", seen.speed},
+          {"measured_by", seen.measured_by},
           {"unreachable_by", seen.unreachable_by},
           {"failure_domain", member.info.failure_domain},
           {"kind", to_string(member.info.kind)},
           {"name", member.info.name},
           {"pid", member.info.pid},
+          {"heard_ms_ago", (coordinator.clock().now() - member.last_seen) / kMillisecond},
           {"incarnation", member.info.incarnation},
           {"endpoint", member.info.endpoint},
           {"admin", member.info.admin_endpoint},
@@ -57,6 +63,28 @@ nlohmann::json to_json(const Member& member, const Coordinator& coordinator) {
           {"replicas", epochs.replicas_on(member.info.name)},
           {"load", to_json(member.load)},
           {"state", shown_state(member)}};
+}
+
+nlohmann::json lost_members(const Coordinator& coordinator) {
+  nlohmann::json lost = nlohmann::json::array();
+  const Nanoseconds now = coordinator.clock().now();
+  for (const auto& [name, member] : coordinator.members().members())
+    if (member.state == MemberState::lost)
+      lost.push_back({{"kind", to_string(member.info.kind)},
+                      {"name", name},
+                      {"pid", member.info.pid},
+                      {"heard_ms_ago", (now - member.last_seen) / kMillisecond}});
+  return lost;
+}
+
+nlohmann::json change_json(const Coordinator& coordinator) {
+  const auto change = coordinator.epochs().change();
+  if (!change) return nullptr;
+  return {{"epoch", change->epoch},
+          {"moves", change->moves},
+          {"waits_for", change->waits_for},
+          {"asked", change->asked},
+          {"for_ms", (coordinator.clock().now() - change->since) / kMillisecond}};
 }
 
 }  // namespace
@@ -77,6 +105,7 @@ std::string mesh_json(const Coordinator& coordinator, const SelfDescription& sel
   for (const auto& [name, member] : coordinator.members().members())
     if (member.state != MemberState::lost) services.push_back(to_json(member, coordinator));
   const Status serving = coordinator.serving();
+  const Pools& pools = coordinator.pools();
   return dump({{"services", std::move(services)},
                {"epoch", epochs.epoch()},
                {"generation", epochs.generation()},
@@ -86,8 +115,14 @@ std::string mesh_json(const Coordinator& coordinator, const SelfDescription& sel
                {"rebalances_total", epochs.rebalances_total()},
                {"balance", epochs.balance()},
                {"pools",
-                {to_json("experts", coordinator.pools().experts()),
-                 to_json("attention", coordinator.pools().attention())}},
+                {to_json("experts", pools.experts(), pools.options().experts),
+                 to_json("attention", pools.attention(), pools.options().attention)}},
+               {"change", change_json(coordinator)},
+               {"lost", lost_members(coordinator)},
+               {"superseded", coordinator.superseded_by() != 0},
+               {"layers", epochs.shape().layers},
+               {"experts", epochs.shape().experts},
+               {"now_ms", coordinator.clock().wall_now() / kMillisecond},
                {"ready", serving.is_ok()},
                {"problem", serving.is_ok() ? epochs.problem() : serving.message()}});
 }

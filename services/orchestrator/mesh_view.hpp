@@ -18,8 +18,9 @@ struct SelfDescription {
 };
 
 /// {"services":[{"kind","name","pid","endpoint","admin","epoch","replicas","load":{…},"state"}],
-///  "epoch","generation","phase","ready","problem","pools":[{"pool","replicas","wanted",…}],…}; lost members are not listed;
-/// `state` is alive, suspect or draining.
+///  "epoch","generation","phase","ready","problem","pools":[{"pool","replicas","wanted",…}],
+///  "change":{"epoch","moves","waits_for","asked","for_ms"} or null,"lost":[{"kind","name",…}],…}.
+/// Lost members are no services; `state` is alive, suspect or draining.
 std::string mesh_json(const Coordinator& coordinator, const SelfDescription& self);
 
 /// Exported numbers; update() from the thread that owns the coordinator.

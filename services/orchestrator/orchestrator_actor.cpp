@@ -2,6 +2,7 @@
 
 #include "common/base/log.hpp"
 #include "common/wire/codec.hpp"
+#include "services/orchestrator/ops_topics.hpp"
 
 namespace fulgur::orchestrator {
 namespace {
@@ -41,6 +42,11 @@ caf::behavior OrchestratorActor::make_behavior() {
       [](const actor::LinkUp&) {},  // a member is whoever registers
       [this](const actor::LinkDown& down) { coordinator_.on_link_down(down.link); },
       [this](const MeshQuery& query) { query.answer(mesh_json(coordinator_, deps_.self)); },
+      [this](const EventsQuery& query) {
+        query.answer(
+            events_json(coordinator_.events(), deps_.options.generation, query.position));
+      },
+      [this](const WatchCommand& command) { watch(command); },
       [this](const DrainCommand& command) { command.answer(run(command)); },
       [this](Tick) { on_tick(); },
   };
@@ -59,8 +65,20 @@ void OrchestratorActor::on_tick() {
   const auto malformed = deps_.reactor->malformed() + deps_.reactor->transport().stats().malformed;
   if (deps_.metrics != nullptr) deps_.metrics->update(coordinator_, malformed);
   if (deps_.on_serving) deps_.on_serving(coordinator_.serving());
+  feed_watchers();  // of its end too, so before it
   if (coordinator_.superseded_by() != 0 && deps_.on_superseded)
     deps_.on_superseded(coordinator_.serving());
+}
+
+void OrchestratorActor::watch(const WatchCommand& command) {
+  if (deps_.feed == nullptr) return command.watcher->refuse();
+  deps_.feed->add(command.watcher, command.position);
+  feed_watchers();
+}
+
+void OrchestratorActor::feed_watchers() {
+  if (deps_.feed != nullptr)
+    deps_.feed->tick(coordinator_.events(), [this] { return ops_topics(coordinator_, deps_.self); });
 }
 
 void OrchestratorActor::send(transport::LinkId link, wire::Body body) {

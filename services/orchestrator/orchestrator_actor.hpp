@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "common/actor/reactor.hpp"
+#include "services/orchestrator/event_feed.hpp"
 #include "services/orchestrator/mesh_view.hpp"
 
 namespace fulgur::orchestrator {
@@ -15,6 +16,18 @@ namespace fulgur::orchestrator {
 /// Asks for mesh_json(); `answer` is called on the reactor's thread.
 struct MeshQuery {
   std::function<void(std::string json)> answer;
+};
+
+/// Asks for events_json(); `answer` is called on the reactor's thread.
+struct EventsQuery {
+  EventPosition position;
+  std::function<void(std::string json)> answer;
+};
+
+/// Lets somebody watch the mesh, or refuses.
+struct WatchCommand {
+  std::shared_ptr<Watcher> watcher;
+  EventPosition position;
 };
 
 /// Drains or undrains members; `answer` is called on the reactor's thread.
@@ -30,6 +43,7 @@ struct OrchestratorDeps {
   CoordinatorOptions options;
   SelfDescription self;
   MeshMetrics* metrics = nullptr;
+  EventFeed* feed = nullptr;  ///< of the log `options.generation`; null: nobody may watch
   /// Hears whether the mesh serves, a few times a second.
   std::function<void(const Status& serving)> on_serving;
   /// Members obey a newer orchestrator. The process ends with `why`: its members look for the other
@@ -45,6 +59,8 @@ class OrchestratorActor final : private Outbox {
  private:
   void send(transport::LinkId link, wire::Body body) override;
   void on_tick();
+  void watch(const WatchCommand& command);
+  void feed_watchers();
   Status run(const DrainCommand& command);
 
   actor::Self& self_;
@@ -58,4 +74,6 @@ actor::Handle start_orchestrator(actor::Reactor& reactor, OrchestratorDeps deps)
 }  // namespace fulgur::orchestrator
 
 FULGUR_LOCAL_MESSAGE(fulgur::orchestrator::MeshQuery)
+FULGUR_LOCAL_MESSAGE(fulgur::orchestrator::EventsQuery)
+FULGUR_LOCAL_MESSAGE(fulgur::orchestrator::WatchCommand)
 FULGUR_LOCAL_MESSAGE(fulgur::orchestrator::DrainCommand)

@@ -29,6 +29,7 @@ class Pools {
 
   const ScalingSignal& experts() const { return experts_; }
   const ScalingSignal& attention() const { return attention_; }
+  const PoolsOptions& options() const { return options_; }
 
  private:
   PoolsOptions options_;

@@ -2,6 +2,7 @@
 
 #include "common/actor/supervisor.hpp"
 #include "services/orchestrator/admin_api.hpp"
+#include "services/orchestrator/ops_page.hpp"
 
 namespace fulgur::orchestrator {
 namespace {
@@ -61,7 +62,10 @@ void spawn_supervised(actor::Reactor& reactor, const Clock& clock, OrchestratorD
   actor::ChildSpec child;
   child.name = "orchestrator";
   child.start = [&reactor, deps] { return start_orchestrator(reactor, deps); };
-  child.on_started = [&server](const actor::Handle& started) { add_admin_api(server, started); };
+  child.on_started = [&server](const actor::Handle& started) {
+    add_admin_api(server, started);
+    add_ops_page(server, started);
+  };
   reactor.spawn<actor::Supervisor>(&clock, supervision, std::vector<actor::ChildSpec>{child});
   reactor.run_until_idle(16);
 }

@@ -25,6 +25,7 @@ WorkerView::Summary WorkerView::summary(const std::string& worker,
       slow += seen.slow;
     }
   }
+  summary.measured_by = speeds.size();
   if (speeds.empty()) return summary;
   const auto middle = speeds.begin() + static_cast<std::ptrdiff_t>(speeds.size() / 2);
   std::nth_element(speeds.begin(), middle, speeds.end());

@@ -17,6 +17,7 @@ class WorkerView {
   struct Summary {
     double speed = 1;  ///< relative to the other workers: median over shards; 1 when unknown
     bool slow = false;                      ///< at least half of the shards that measured it say so
+    std::size_t measured_by = 0;           ///< shards that have an opinion of its speed
     std::vector<std::string> unreachable_by;  ///< shards that have no link to it
   };
 
