@@ -54,7 +54,10 @@ Status Supervision::start(Service& service) {
 /// The orchestrator waits for the services there are now, which need not be those of the start.
 std::vector<std::string> Supervision::orchestrator_arguments(const ServicePlan& plan) {
   std::vector<std::string> arguments = plan.arguments;
-  record_.orchestrator_admin = "127.0.0.1:" + std::to_string(free_port());
+  // The same address as before where possible: somebody may have the operations page open.
+  const bool same = admin_port_ != 0 && check_port("127.0.0.1", admin_port_).is_ok();
+  if (!same) admin_port_ = free_port();
+  record_.orchestrator_admin = "127.0.0.1:" + std::to_string(admin_port_);
   for (std::size_t i = 0; i + 1 < arguments.size(); ++i) {
     if (arguments[i] == "--expect-experts") arguments[i + 1] = std::to_string(count("expert"));
     if (arguments[i] == "--expect-attention") arguments[i + 1] = std::to_string(count("attention"));

@@ -62,6 +62,7 @@ class Supervision {
   MeshRecord record_;
   std::vector<Service> services_;
   const Clock& clock_;
+  std::uint16_t admin_port_ = 0;  ///< of the orchestrator; 0: not chosen yet
   bool ready_ = false;
 };
 

@@ -162,13 +162,13 @@ void Coordinator::note_slow(const Member& worker) {
   if (summary.slow && slow_.insert(name).second) {
     log::warn("slow worker={} speed={:.2f}: shards route around it", name, summary.speed);
     events_.add(Severity::warning, "slow", name,
-                fmt::format("works at {:.2f} of the others' speed: shards route around it",
-                            summary.speed));
+                fmt::format("takes {:.1f} times as long as the median worker: shards route around it",
+                            1 / summary.speed));
   }
   if (!summary.slow && slow_.erase(name) > 0) {
     log::info("not slow any more worker={} speed={:.2f}", name, summary.speed);
     events_.add(Severity::info, "not slow", name,
-                fmt::format("works at {:.2f} of the others' speed again", summary.speed));
+                fmt::format("takes {:.1f} times as long as the median worker", 1 / summary.speed));
   }
 }
 

@@ -7,6 +7,14 @@
 #include "common/base/log.hpp"
 
 namespace fulgur::orchestrator {
+namespace {
+
+std::string plural(std::uint64_t count, std::string_view noun) {
+  return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
+}
+
+}  // namespace
+
 std::string_view to_string(Epochs::Phase phase) {
   switch (phase) {
     case Epochs::Phase::settling:
@@ -231,8 +239,9 @@ void Epochs::start_prepare(const PlacementPlan& plan, const std::vector<Placemen
   log::info("preparing epoch={} workers={} replicas={} moves={}", target_epoch_, workers.size(),
             plan.replicas, plan.moves);
   events_.add(Severity::info, "preparing", "",
-              fmt::format("epoch {}: {} workers load {} replicas, {} of every expert",
-                          target_epoch_, workers.size(), plan.moves, plan.replicas));
+              fmt::format("epoch {}: {} to load for {}, {} of every expert", target_epoch_,
+                          plural(plan.moves, "replica"), plural(workers.size(), "worker"),
+                          plan.replicas));
 }
 
 void Epochs::send_prepares() {
@@ -329,9 +338,9 @@ void Epochs::commit() {
   log::info("committed epoch={} workers={} shards={} replicas={}", committed_epoch_,
             committed_.size(), shards_.size(), committed_replicas_);
   events_.add(Severity::info, "committed", "",
-              fmt::format("epoch {}: {} workers, {} shards, {} replicas of every expert",
-                          committed_epoch_, committed_.size(), shards_.size(),
-                          committed_replicas_));
+              fmt::format("epoch {}: {}, {}, {} of every expert", committed_epoch_,
+                          plural(committed_.size(), "worker"), plural(shards_.size(), "shard"),
+                          plural(committed_replicas_, "replica")));
   finish_if_switched();
 }
 

@@ -57,7 +57,8 @@ export function bytes(value) {
 }
 
 export const percent = (part) => (Number.isFinite(part) ? `${Math.round(100 * part)} %` : '–');
-export const times = (factor) => (Number.isFinite(factor) ? `${factor.toFixed(2)}×` : '–');
+export const times = (factor) =>
+  !Number.isFinite(factor) ? '–' : factor > 99 ? '> 99×' : `${factor.toFixed(2)}×`;
 
 /** A duration in words for people: 0.4 s, 12 s, 3 min. */
 export function lasting(ms) {

@@ -4,7 +4,7 @@ import {timeOf} from './log.js';
 
 const PHASES = ['settling', 'idle', 'preparing', 'switching'];
 const KINDS = new Set(['preparing', 'committed', 'retired', 'rebalancing', 'placement', 'load failed', 'not switched']);
-const SHOWN = 7;
+const SHOWN = 5;
 
 const WORDS = {
   settling: 'Members register; the first placement waits for those expected.',
