@@ -42,7 +42,8 @@ int run(const StatusOptions& options) {
   const auto text = options.json ? status_json(*mesh) : status_table(*mesh, *record);
   if (!text.is_ok()) return fail(text.status());
   std::printf("%s%s", text->c_str(), options.json ? "\n" : "");
-  if (!options.json) std::printf("operations page: http://%s/\n", record->orchestrator_admin.c_str());
+  if (!options.json)
+    std::printf("operations page: http://%s/\n", record->orchestrator_admin.c_str());
   return 0;
 }
 

@@ -162,7 +162,7 @@ void Coordinator::note_slow(const Member& worker) {
   if (summary.slow && slow_.insert(name).second) {
     log::warn("slow worker={} speed={:.2f}: shards route around it", name, summary.speed);
     events_.add(Severity::warning, "slow", name,
-                fmt::format("takes {:.1f} times as long as the median worker: shards route around it",
+                fmt::format("takes {:.1f} times as long as the median worker: shards go around it",
                             1 / summary.speed));
   }
   if (!summary.slow && slow_.erase(name) > 0) {
@@ -245,7 +245,8 @@ void Coordinator::left(const std::string& name) {
   const Member& member = *members_.find(name);
   ++counters_.departures;
   log::info("left kind={} name={} pid={}", to_string(member.info.kind), name, member.info.pid);
-  events_.add(Severity::info, "left", name, fmt::format("{} has drained and ended", to_string(member.info.kind)));
+  events_.add(Severity::info, "left", name,
+              fmt::format("{} has drained and ended", to_string(member.info.kind)));
   epochs_.worker_lost(name);
   epochs_.shard_lost(name);
   forget(name);

@@ -56,6 +56,7 @@ class HttpWatcher final : public Watcher {
 
 http::Handler show_events(const actor::Handle& orchestrator) {
   return [orchestrator](const http::Request& request, const http::Responder& responder) {
+    if (request.method == "HEAD") return responder.respond(200, "text/event-stream", "");
     const auto since = query_value(request.query, "since");
     std::string_view from = request.header("last-event-id");
     if (from.empty() && since) from = *since;

@@ -22,7 +22,10 @@ export class Browser {
 
   async open(url, { width = 1280, height = 800, dark = false, ...more } = {}) {
     const page = await this.chromium.newPage({
-      viewport: { width, height }, colorScheme: dark ? "dark" : "light", ...more });
+      viewport: { width, height },
+      colorScheme: dark ? "dark" : "light",
+      ...more,
+    });
     page.setDefaultTimeout(60_000);
     page.on("console", (message) => {
       if (message.type() === "error") this.problems.push(message.text());

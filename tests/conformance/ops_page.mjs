@@ -24,15 +24,19 @@ async function open(options) {
   await page.locator("#flow li").first().waitFor();
   return page;
 }
-const tile = (page, name, state) => page.locator(`#flow li[data-name="${name}"][data-state="${state}"]`);
+const tile = (page, name, state) =>
+  page.locator(`#flow li[data-name="${name}"][data-state="${state}"]`);
 /** Is there and serves; on a busy host a worker may well be measured as slow. */
 const up = (page, name) => tile(page, name, "alive").or(tile(page, name, "slow"));
-const event = (page, kind, words) => page.locator(`#log li[data-kind="${kind}"]`, { hasText: words });
+const event = (page, kind, words) =>
+  page.locator(`#log li[data-kind="${kind}"]`, { hasText: words });
 
 async function generate() {
   const answer = await fetch(`http://127.0.0.1:${port}/v1/completions`, {
-    method: "POST", headers: { "content-type": "application/json" },
-    body: JSON.stringify({ prompt: "Once upon a time", max_tokens: 48, temperature: 0 }) });
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ prompt: "Once upon a time", max_tokens: 48, temperature: 0 }),
+  });
   assert.equal(answer.status, 200);
   return answer.json();
 }
@@ -52,14 +56,16 @@ check("has a cell for every expert of every layer", async () => {
   const page = await open();
   const { layers, experts } = await mesh();
   const canvas = page.locator("#heat-canvas");
-  await page.locator("#heat-top tbody tr").first().waitFor();  // tokens have been counted
+  await page.locator("#heat-top tbody tr").first().waitFor(); // tokens have been counted
   assert.equal(await canvas.getAttribute("data-layers"), String(layers));
   assert.equal(await canvas.getAttribute("data-experts"), String(experts));
   await canvas.focus();
   await page.keyboard.press("End");
   const cell = page.locator("#heat-cell");
   await page.waitForFunction(
-    (words) => document.getElementById("heat-cell").textContent.includes(words), `Layer ${layers - 1}, expert ${experts - 1}`);
+    (words) => document.getElementById("heat-cell").textContent.includes(words),
+    `Layer ${layers - 1}, expert ${experts - 1}`,
+  );
   assert.match(await cell.innerText(), /2 replicas: expert-\d, expert-\d/);
   await page.keyboard.press("Home");
   assert.match(await cell.innerText(), /Layer 0, expert 0/);
@@ -70,7 +76,9 @@ check("a killed worker appears on the open page, and its return", async () => {
   const page = await open();
   const victim = (await mesh()).services.find(({ name }) => name === "expert-1");
   // Whoever starts it again is held back, so that it stays dead until we have seen it.
-  const supervisor = Number(/PPid:\s+(\d+)/.exec(await readFile(`/proc/${victim.pid}/status`, "utf8"))[1]);
+  const supervisor = Number(
+    /PPid:\s+(\d+)/.exec(await readFile(`/proc/${victim.pid}/status`, "utf8"))[1],
+  );
   process.kill(supervisor, "SIGSTOP");
   try {
     process.kill(victim.pid, "SIGKILL");
@@ -103,7 +111,9 @@ check("a worker that joins appears, and leaves by a drain", async () => {
 check("a shard's measure of workers and traffic reach the page", async () => {
   const page = await open();
   for (let round = 0; round < 4; ++round) await generate();
-  await page.waitForFunction(() => /computes .* a row/.test(document.getElementById("paces").textContent));
+  await page.waitForFunction(() =>
+    /computes .* a row/.test(document.getElementById("paces").textContent),
+  );
   await page.waitForFunction(() => /\d×/.test(document.getElementById("paces").textContent));
   await page.close();
 });

@@ -24,7 +24,8 @@ for (const file of ["dist/uPlot.iife.min.js", "dist/uPlot.min.css", "LICENSE"]) 
 }
 
 check("the version is the one that package.json names", async () => {
-  const wanted = JSON.parse(await readFile(new URL("package.json", import.meta.url))).dependencies.uplot;
+  const wanted = JSON.parse(await readFile(new URL("package.json", import.meta.url))).dependencies
+    .uplot;
   const { version } = JSON.parse(await readFile(path.join(source, "package.json")));
   assert.equal(version, wanted);
 });

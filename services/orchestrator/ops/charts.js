@@ -23,29 +23,61 @@ export class TimeChart {
     const width = this.host.clientWidth;
     if (!this.columns || width === 0) return;
     const soft = colour('--soft');
-    const axis = {stroke: soft, grid: {stroke: colour('--line'), width: 1}, ticks: {show: false},
-                  font: '11px system-ui, sans-serif'};
+    const axis = {
+      stroke: soft,
+      grid: {stroke: colour('--line'), width: 1},
+      ticks: {show: false},
+      font: '11px system-ui, sans-serif',
+    };
     const sides = Object.entries(this.scales);
-    this.plot = new uPlot({
-      width, height: this.height,
-      cursor: {y: false, points: {size: 6}},
-      legend: {show: true, live: true},
-      scales: {x: {time: true}, ...Object.fromEntries(sides.map(([name, {range}]) => [name, {range}]))},
-      axes: [
-        {...axis, size: 26, space: 70, values: (_, splits) => splits.map((at) => clock(at).slice(0, 5 + 3 * (this.span() < 300)))},
-        ...sides.map(([name, {side, values, size = 40}]) => ({
-          ...axis, scale: name, side, values, size, gap: 4, space: 28,
-          grid: side === 1 ? {show: false} : axis.grid})),
-      ],
-      series: [
-        {label: 'time', value: (_, at) => (at === null ? '–' : clock(at))},
-        ...this.series.map(({label, colour: name, scale, dash, fill, step, show}) => ({
-          label, scale, dash, width: 2, points: {show: false}, spanGaps: false,
-          stroke: colour(name), fill: fill ? colour(fill) : undefined,
-          paths: step ? uPlot.paths.stepped({align: 1}) : undefined,
-          value: (_, value) => (value === null || Number.isNaN(value) ? '–' : show(value))})),
-      ],
-    }, this.data(), this.host);
+    this.plot = new uPlot(
+      {
+        width,
+        height: this.height,
+        cursor: {y: false, points: {size: 6}},
+        legend: {show: true, live: true},
+        scales: {
+          x: {time: true},
+          ...Object.fromEntries(sides.map(([name, {range}]) => [name, {range}])),
+        },
+        axes: [
+          {
+            ...axis,
+            size: 26,
+            space: 70,
+            values: (_, splits) =>
+              splits.map((at) => clock(at).slice(0, 5 + 3 * (this.span() < 300))),
+          },
+          ...sides.map(([name, {side, values, size = 40}]) => ({
+            ...axis,
+            scale: name,
+            side,
+            values,
+            size,
+            gap: 4,
+            space: 28,
+            grid: side === 1 ? {show: false} : axis.grid,
+          })),
+        ],
+        series: [
+          {label: 'time', value: (_, at) => (at === null ? '–' : clock(at))},
+          ...this.series.map(({label, colour: name, scale, dash, fill, step, show}) => ({
+            label,
+            scale,
+            dash,
+            width: 2,
+            points: {show: false},
+            spanGaps: false,
+            stroke: colour(name),
+            fill: fill ? colour(fill) : undefined,
+            paths: step ? uPlot.paths.stepped({align: 1}) : undefined,
+            value: (_, value) => (value === null || Number.isNaN(value) ? '–' : show(value)),
+          })),
+        ],
+      },
+      this.data(),
+      this.host,
+    );
     this.showNewest();
   }
 
@@ -103,7 +135,7 @@ export function sparkline(canvas, values, {middle = 1, stroke}) {
   values.forEach((value, at) => {
     if (Number.isNaN(value)) drawing = false;
     else if (drawing) pen.lineTo(first + at * step, y(value));
-    else pen.moveTo(first + at * step, y(value)), (drawing = true);
+    else (pen.moveTo(first + at * step, y(value)), (drawing = true));
   });
   pen.stroke();
 }

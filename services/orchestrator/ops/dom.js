@@ -47,12 +47,14 @@ export const byName = (a, b) => a.name.localeCompare(b.name, 'en', {numeric: tru
 export function count(value) {
   if (!Number.isFinite(value)) return '–';
   if (Math.abs(value) < 10_000) return Math.round(value).toLocaleString('en');
-  const unit = Math.abs(value) >= 1e9 ? [1e9, 'G'] : Math.abs(value) >= 1e6 ? [1e6, 'M'] : [1e3, 'k'];
+  const unit =
+    Math.abs(value) >= 1e9 ? [1e9, 'G'] : Math.abs(value) >= 1e6 ? [1e6, 'M'] : [1e3, 'k'];
   return (value / unit[0]).toPrecision(3) + unit[1];
 }
 
 export function bytes(value) {
-  const power = value >= 2 ** 30 ? [2 ** 30, 'GiB'] : value >= 2 ** 20 ? [2 ** 20, 'MiB'] : [1024, 'KiB'];
+  const power =
+    value >= 2 ** 30 ? [2 ** 30, 'GiB'] : value >= 2 ** 20 ? [2 ** 20, 'MiB'] : [1024, 'KiB'];
   return `${(value / power[0]).toFixed(1)} ${power[1]}`;
 }
 
@@ -77,9 +79,11 @@ export function brief(ns) {
   return `${(ns / 1e6).toPrecision(3)} ms`;
 }
 
-export const plural = (n, one, many = `${one}s`) => `${n.toLocaleString('en')} ${n === 1 ? one : many}`;
+export const plural = (n, one, many = `${one}s`) =>
+  `${n.toLocaleString('en')} ${n === 1 ? one : many}`;
 
 /** A custom property of the page's present colour scheme. */
-export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+export const colour = (name) =>
+  getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 export const darkScheme = matchMedia('(prefers-color-scheme: dark)');

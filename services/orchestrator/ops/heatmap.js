@@ -8,7 +8,7 @@ const RAMPS = {
   dark: ['#28221c', '#5c3415', '#a75f17', '#e5a044', '#fff0cc'],
 };
 const HEIGHT_MAX = 600;
-const TOP = 6;  // hottest experts listed
+const TOP = 6; // hottest experts listed
 
 const channels = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 
@@ -26,7 +26,14 @@ const luminance = ([r, g, b]) => (0.299 * r + 0.587 * g + 0.114 * b) / 255;
 
 export class HeatMap {
   constructor() {
-    Object.assign(this, {load: null, placement: null, mode: 'load', cursor: null, kept: false, worker: null});
+    Object.assign(this, {
+      load: null,
+      placement: null,
+      mode: 'load',
+      cursor: null,
+      kept: false,
+      worker: null,
+    });
     this.canvas = $('heat-canvas');
     new ResizeObserver(() => this.draw()).observe($('heat-map'));
     darkScheme.addEventListener('change', () => this.draw());
@@ -42,9 +49,18 @@ export class HeatMap {
     this.canvas.addEventListener('blur', () => this.draw());
   }
 
-  setLoad(load) { this.load = load; this.changed = true; }
-  setPlacement(placement) { this.placement = placement; this.changed = true; }
-  showWorker(name) { this.worker = name; this.draw(); }
+  setLoad(load) {
+    this.load = load;
+    this.changed = true;
+  }
+  setPlacement(placement) {
+    this.placement = placement;
+    this.changed = true;
+  }
+  showWorker(name) {
+    this.worker = name;
+    this.draw();
+  }
 
   render() {
     if (!this.changed) return;
@@ -97,7 +113,14 @@ export class HeatMap {
     const least = ({w, h}) => Math.min(w, h);
     const turned = least(lying) > least(upright) && lying.w >= 7;
     const cell = turned ? lying : upright;
-    return {...side, ...cell, width, turned, rows: turned ? experts : layers, columns: turned ? layers : experts};
+    return {
+      ...side,
+      ...cell,
+      width,
+      turned,
+      rows: turned ? experts : layers,
+      columns: turned ? layers : experts,
+    };
   }
 
   place(cell, {turned, left, top, w, h}) {
@@ -135,7 +158,11 @@ export class HeatMap {
       pen.fillRect(x, y, view.w - gap, view.h - gap);
       if (numbers) {
         pen.fillStyle = luminance(fill) > 0.55 ? '#24211c' : '#ffffff';
-        pen.fillText(this.mode === 'replicas' ? String(values[cell]) : values[cell].toFixed(1), x + view.w / 2, y + view.h / 2);
+        pen.fillText(
+          this.mode === 'replicas' ? String(values[cell]) : values[cell].toFixed(1),
+          x + view.w / 2,
+          y + view.h / 2,
+        );
       }
       if (held && this.placement.holders[cell].length === 0) this.cross(pen, x, y, view, gap);
     }
@@ -145,7 +172,11 @@ export class HeatMap {
     this.drawScale(most, colours);
     this.showTop();
     this.showCell();
-    Object.assign(this.canvas.dataset, {layers: this.load.layers, experts: this.load.experts, turned: view.turned});
+    Object.assign(this.canvas.dataset, {
+      layers: this.load.layers,
+      experts: this.load.experts,
+      turned: view.turned,
+    });
   }
 
   /** An expert that nobody holds. */
@@ -161,13 +192,15 @@ export class HeatMap {
 
   drawLabels(pen, {left, top, w, h, rows, columns, turned}) {
     pen.fillStyle = colour('--soft');
-    const every = (room, size) => [1, 2, 4, 5, 8, 10, 16, 20, 50].find((n) => n * size >= room) ?? 100;
+    const every = (room, size) =>
+      [1, 2, 4, 5, 8, 10, 16, 20, 50].find((n) => n * size >= room) ?? 100;
     const across = every(20, w);
     for (let column = 0; column < columns; column += across)
       pen.fillText(String(column), left + (column + 0.5) * w, top - 8);
     const down = every(13, h);
     pen.textAlign = 'right';
-    for (let row = 0; row < rows; row += down) pen.fillText(String(row), left - 6, top + (row + 0.5) * h);
+    for (let row = 0; row < rows; row += down)
+      pen.fillText(String(row), left - 6, top + (row + 0.5) * h);
     pen.textAlign = 'left';
     pen.fillText(`${turned ? 'layer' : 'expert'} →`, left, 7);
     pen.save();
@@ -193,7 +226,12 @@ export class HeatMap {
     let bar = host.querySelector('canvas');
     if (!bar) {
       bar = el('canvas', {width: 256, height: 1, 'aria-hidden': 'true'});
-      host.append(el('span', {class: 'num'}), bar, el('span', {class: 'num'}), el('span', {class: 'soft'}));
+      host.append(
+        el('span', {class: 'num'}),
+        bar,
+        el('span', {class: 'num'}),
+        el('span', {class: 'soft'}),
+      );
     }
     const pen = bar.getContext('2d');
     colours.forEach((c, at) => {
@@ -204,9 +242,14 @@ export class HeatMap {
     const counts = this.mode === 'replicas';
     setText(low, counts ? '0' : '0×');
     setText(high, counts ? String(most) : `${most.toFixed(1)}×`);
-    setText(words, {load: '1× is an even share of its layer’s tokens',
-                    each: '1× is an even share for each replica of the layer',
-                    replicas: 'replicas in the committed epoch'}[this.mode]);
+    setText(
+      words,
+      {
+        load: '1× is an even share of its layer’s tokens',
+        each: '1× is an even share for each replica of the layer',
+        replicas: 'replicas in the committed epoch',
+      }[this.mode],
+    );
   }
 
   // ---- words
@@ -216,7 +259,14 @@ export class HeatMap {
     const layer = Math.floor(cell / experts);
     let sum = 0;
     for (let expert = 0; expert < experts; ++expert) sum += tokens[layer * experts + expert];
-    return {cell, layer, expert: cell % experts, tokens: tokens[cell], factor: sum > 0 ? (tokens[cell] * experts) / sum : NaN, holders: this.holders(cell)};
+    return {
+      cell,
+      layer,
+      expert: cell % experts,
+      tokens: tokens[cell],
+      factor: sum > 0 ? (tokens[cell] * experts) / sum : NaN,
+      holders: this.holders(cell),
+    };
   }
 
   showCell() {
@@ -225,30 +275,66 @@ export class HeatMap {
     if (host.dataset.key === key) return;
     host.dataset.key = key;
     if (this.cursor === null) {
-      host.replaceChildren(el('p', {class: 'soft'}, 'Point at a cell, or move with the arrow keys, to see who holds an expert. Pick a worker above to see what it holds.'));
+      host.replaceChildren(
+        el(
+          'p',
+          {class: 'soft'},
+          'Point at a cell, or move with the arrow keys, to see who holds an expert. Pick a worker above to see what it holds.',
+        ),
+      );
       return;
     }
     const {layer, expert, tokens, factor, holders} = this.describe(this.cursor);
     host.replaceChildren(
-      el('h3', {}, `Layer ${layer}, expert ${expert}`, this.kept ? el('span', {class: 'tag'}, 'kept') : null),
-      el('p', {}, el('b', {class: 'num'}, count(tokens)), ' recent tokens, ', el('b', {class: 'num'}, times(factor)), ' an even share'),
+      el(
+        'h3',
+        {},
+        `Layer ${layer}, expert ${expert}`,
+        this.kept ? el('span', {class: 'tag'}, 'kept') : null,
+      ),
+      el(
+        'p',
+        {},
+        el('b', {class: 'num'}, count(tokens)),
+        ' recent tokens, ',
+        el('b', {class: 'num'}, times(factor)),
+        ' an even share',
+      ),
       holders.length === 0
         ? el('p', {class: 'bad'}, 'nobody holds it')
-        : el('p', {}, `${plural(holders.length, 'replica')}: `, el('span', {class: 'names'}, holders.join(', '))));
+        : el(
+            'p',
+            {},
+            `${plural(holders.length, 'replica')}: `,
+            el('span', {class: 'names'}, holders.join(', ')),
+          ),
+    );
   }
 
   showTop() {
     const {layers, experts, tokens} = this.load;
     const sums = Array.from({length: layers}, (_, layer) =>
-      tokens.slice(layer * experts, (layer + 1) * experts).reduce((sum, own) => sum + own, 0));
+      tokens.slice(layer * experts, (layer + 1) * experts).reduce((sum, own) => sum + own, 0),
+    );
     const share = (cell) => tokens[cell] / sums[Math.floor(cell / experts)];
     const cells = [...tokens.keys()].filter((cell) => tokens[cell] > 0);
     cells.sort((a, b) => share(b) - share(a) || a - b);
     const rows = cells.slice(0, TOP).map((cell) => {
       const {layer, expert, tokens: own, factor, holders} = this.describe(cell);
-      const go = el('button', {class: 'plain num', 'aria-label': `layer ${layer}, expert ${expert}: show`}, String(layer));
+      const go = el(
+        'button',
+        {class: 'plain num', 'aria-label': `layer ${layer}, expert ${expert}: show`},
+        String(layer),
+      );
       go.addEventListener('click', () => this.keep(cell));
-      return el('tr', {}, el('td', {}, go), ...[expert, count(own), times(factor), holders.length].map((text) => el('td', {class: 'num'}, String(text))));
+      return el(
+        'tr',
+        {},
+        el('td', {}, go),
+        ...[expert, count(own), times(factor), holders.length].map((text) =>
+          el('td', {class: 'num'}, String(text)),
+        ),
+      );
     });
     const body = $('heat-top').tBodies[0];
     const key = rows.map((row) => row.textContent).join('|');
@@ -257,7 +343,10 @@ export class HeatMap {
       body.replaceChildren(...rows);
     }
     $('heat-top').hidden = rows.length === 0;
-    setText($('heat-note'), `${plural(layers, 'layer')} × ${plural(experts, 'expert')}${rows.length === 0 ? ': no tokens yet' : ''}`);
+    setText(
+      $('heat-note'),
+      `${plural(layers, 'layer')} × ${plural(experts, 'expert')}${rows.length === 0 ? ': no tokens yet' : ''}`,
+    );
   }
 
   // ---- pointer and keys
@@ -295,7 +384,9 @@ export class HeatMap {
     const cell = this.cursor ?? 0;
     let layer = Math.floor(cell / experts);
     let expert = cell % experts;
-    const step = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]}[event.key];
+    const step = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]}[
+      event.key
+    ];
     if (event.key === 'Escape') this.keep(null);
     else if (event.key === 'Enter') this.keep(cell);
     else if (event.key === 'Home') this.moveTo(0);

@@ -1,6 +1,6 @@
 // What the page remembers: rates between two snapshots, and ten minutes of them. Counters of a
 // process start again with it; times are those of heartbeats, as the orchestrator's clock has them.
-export const KEPT = 600;  // snapshots, about one a second
+export const KEPT = 600; // snapshots, about one a second
 
 const rate = (now, before, time) => (now >= before && time > 0 ? (now - before) / time : NaN);
 
@@ -21,7 +21,7 @@ export class Columns {
 
 export class History {
   constructor() {
-    this.members = new Map();  // by name: {incarnation, at, load, busy, rows, row, wait, paces}
+    this.members = new Map(); // by name: {incarnation, at, load, busy, rows, row, wait, paces}
     this.pools = new Map();
     this.traffic = new Columns(['tokens', 'running', 'waiting']);
   }

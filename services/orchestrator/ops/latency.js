@@ -16,9 +16,20 @@ export class Latency {
   }
 
   make() {
-    const parts = {name: el('b'), tag: el('span', {class: 'tag warn'}), factor: el('span', {class: 'num factor'}),
-                   line: el('canvas', {class: 'spark', role: 'img'}), own: el('span', {class: 'more num'})};
-    const item = el('li', {}, el('span', {class: 'title'}, parts.name, parts.tag, parts.factor), parts.line, parts.own);
+    const parts = {
+      name: el('b'),
+      tag: el('span', {class: 'tag warn'}),
+      factor: el('span', {class: 'num factor'}),
+      line: el('canvas', {class: 'spark', role: 'img'}),
+      own: el('span', {class: 'more num'}),
+    };
+    const item = el(
+      'li',
+      {},
+      el('span', {class: 'title'}, parts.name, parts.tag, parts.factor),
+      parts.line,
+      parts.own,
+    );
     item.parts = parts;
     return item;
   }
@@ -35,10 +46,17 @@ export class Latency {
     parts.tag.hidden = state === 'alive';
     setText(parts.factor, Number.isNaN(now) ? 'not measured' : times(now));
     const known = paces.filter((pace) => !Number.isNaN(pace));
-    parts.line.setAttribute('aria-label', known.length === 0 ? 'not measured yet'
-      : `between ${times(Math.min(...known))} and ${times(Math.max(...known))} of the median`);
+    parts.line.setAttribute(
+      'aria-label',
+      known.length === 0
+        ? 'not measured yet'
+        : `between ${times(Math.min(...known))} and ${times(Math.max(...known))} of the median`,
+    );
     sparkline(parts.line, paces, {stroke: colour(state === 'alive' ? '--line-1' : '--warn')});
-    setText(parts.own, row === undefined ? 'no work yet' : `computes ${brief(row)} a row, waits ${brief(wait)}`);
+    setText(
+      parts.own,
+      row === undefined ? 'no work yet' : `computes ${brief(row)} a row, waits ${brief(wait)}`,
+    );
   }
 
   update(mesh, history) {
@@ -49,6 +67,12 @@ export class Latency {
       workers.sort((a, b) => pace(b) - pace(a) || byName(a, b));
     }
     setText($('latency-note'), 'against the median worker, as shards measure it');
-    syncList($('paces'), workers, ({name}) => name, () => this.make(), (item, one) => this.fill(item, one, history));
+    syncList(
+      $('paces'),
+      workers,
+      ({name}) => name,
+      () => this.make(),
+      (item, one) => this.fill(item, one, history),
+    );
   }
 }

@@ -23,7 +23,7 @@ const latency = new Latency();
 const log = new EventList();
 
 let mesh = null;
-let meshAt = 0;  // performance.now() of its arrival
+let meshAt = 0; // performance.now() of its arrival
 let link = 'connecting';
 let drawn = null;
 let frame = 0;
@@ -58,13 +58,25 @@ function showLink() {
   document.body.classList.toggle('stale', Boolean(stale));
   const banners = [];
   if (stale || link === 'reconnecting')
-    banners.push({severity: 'warning', text: `No news from the orchestrator${mesh ? ` for ${lasting(age)}` : ''}: what is shown may be out of date. Traffic goes on without it.`});
+    banners.push({
+      severity: 'warning',
+      text: `No news from the orchestrator${mesh ? ` for ${lasting(age)}` : ''}: what is shown may be out of date. Traffic goes on without it.`,
+    });
   if (mesh?.superseded)
-    banners.push({severity: 'error', text: `This orchestrator has stepped down, what it shows is what it knew then: ${mesh.problem}. Open the other one’s page, end this one.`});
-  else if (mesh && !mesh.ready) banners.push({severity: 'error', text: `The mesh does not serve: ${mesh.problem}`});
+    banners.push({
+      severity: 'error',
+      text: `This orchestrator has stepped down, what is shown is what it knew then: ${mesh.problem}. Open the other one’s page.`,
+    });
+  else if (mesh && !mesh.ready)
+    banners.push({severity: 'error', text: `The mesh does not serve: ${mesh.problem}`});
   else if (mesh?.problem) banners.push({severity: 'warning', text: mesh.problem});
-  syncList($('banners'), banners, ({severity, text}) => severity + text.slice(0, 20),
-           ({severity}) => el('p', {class: `banner ${severity}`}), (banner, {text}) => setText(banner, text));
+  syncList(
+    $('banners'),
+    banners,
+    ({severity, text}) => severity + text.slice(0, 20),
+    ({severity}) => el('p', {class: `banner ${severity}`}),
+    (banner, {text}) => setText(banner, text),
+  );
 }
 
 function showSummary() {
@@ -74,18 +86,30 @@ function showSummary() {
   const tokens = history.traffic.values.tokens;
   const experts = mesh.pools.find(({pool}) => pool === 'experts');
   const facts = [
-    ['state', mesh.superseded ? 'stepped down' : mesh.ready ? 'serving' : 'not serving', mesh.superseded || !mesh.ready ? 'bad' : 'good'],
+    [
+      'state',
+      mesh.superseded ? 'stepped down' : mesh.ready ? 'serving' : 'not serving',
+      mesh.superseded || !mesh.ready ? 'bad' : 'good',
+    ],
     ['members', plural(mesh.services.length - 1, 'member')],
     ['epoch', `${mesh.epoch}, ${mesh.phase}`],
-    ['sequences', `${count(sum(shards, 'running'))} running, ${count(sum(shards, 'waiting'))} waiting`],
+    [
+      'sequences',
+      `${count(sum(shards, 'running'))} running, ${count(sum(shards, 'waiting'))} waiting`,
+    ],
     ['tokens a second', count(tokens[tokens.length - 1] ?? NaN)],
     ['workers busy', percent(experts?.busy ?? NaN)],
   ];
-  syncList($('summary'), facts, ([name]) => name, ([name]) => el('div', {}, el('dt', {}, name), el('dd')),
-           (item, [, value, style = '']) => {
-             setText(item.lastChild, value);
-             item.lastChild.className = `num ${style}`;
-           });
+  syncList(
+    $('summary'),
+    facts,
+    ([name]) => name,
+    ([name]) => el('div', {}, el('dt', {}, name), el('dd')),
+    (item, [, value, style = '']) => {
+      setText(item.lastChild, value);
+      item.lastChild.className = `num ${style}`;
+    },
+  );
   document.title = mesh.ready && !mesh.superseded ? 'Fulgur operations' : '✕ Fulgur operations';
 }
 
@@ -102,6 +126,9 @@ new Stream('/v1/events', {
   },
   onEvent(event) {
     log.add(event);
+    // It ends right after it has said so: no further look at the mesh will tell.
+    if (event.kind === 'stepped down' && mesh)
+      mesh = {...mesh, superseded: true, problem: `${event.member} ${event.text}`};
     drawSoon();
   },
   onState(state) {
@@ -109,4 +136,4 @@ new Stream('/v1/events', {
     drawSoon();
   },
 });
-setInterval(() => drawSoon(), 1000);  // ages grow by themselves
+setInterval(() => drawSoon(), 1000); // ages grow by themselves

@@ -2,13 +2,21 @@
 // says which state it is in. The browser retries a broken stream; what it gives up on (a refusal)
 // and what dies without a sound are retried here.
 const RETRY_MS = [1000, 2000, 4000, 8000];
-const SILENCE_MS = 25_000;   // the orchestrator says something each 10 s at least
-const HIDDEN_MS = 300_000;   // a page nobody looks at gives its place to others
+const SILENCE_MS = 25_000; // the orchestrator says something each 10 s at least
+const HIDDEN_MS = 300_000; // a page nobody looks at gives its place to others
 
 export class Stream {
   /** `onTopic(name, data)`, `onEvent(event)`, `onState("connecting" | "live" | "reconnecting")`. */
   constructor(url, {onTopic, onEvent, onState}) {
-    Object.assign(this, {url, onTopic, onEvent, onState, last: '', failures: 0, heardAt: Date.now()});
+    Object.assign(this, {
+      url,
+      onTopic,
+      onEvent,
+      onState,
+      last: '',
+      failures: 0,
+      heardAt: Date.now(),
+    });
     this.wasLive = false;
     document.addEventListener('visibilitychange', () => this.onVisibility());
     setInterval(() => this.watch(), 1000);

@@ -127,6 +127,15 @@ TEST_F(OpsServerTest, StreamsAndRefusesTheNext) {
   }
 }
 
+TEST_F(OpsServerTest, AHeadRequestTakesNoSeat) {
+  RawClient client(server_->port());
+  client.send("HEAD /v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  EXPECT_NE(client.read_to_end().find("200 OK"), std::string::npos);
+  RawClient watcher(server_->port());
+  watcher.send("GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_NE(watcher.read_until("event: mesh").find("200 OK"), std::string::npos);
+}
+
 TEST_F(OpsServerTest, ListsEventsOrSaysWhatIsWrong) {
   const std::string list = get("/v1/events?since=0");
   EXPECT_NE(list.find("Content-Type: application/json"), std::string::npos);
