@@ -21,7 +21,7 @@ export class TimeChart {
     this.plot?.destroy();
     this.plot = null;
     const width = this.host.clientWidth;
-    if (!this.columns || width === 0) return;
+    if (!this.columns || this.columns.times.length < 2 || width === 0) return;
     const soft = colour('--soft');
     const axis = {
       stroke: soft,
