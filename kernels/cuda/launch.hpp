@@ -119,14 +119,18 @@ cudaError_t lightning_decode(const void* qkv, const LightningRows* segments, int
 
 // --- Softmax attention, paged ----------------------------------------------------------------
 
+/// Rows of one call at most.
+inline constexpr int kSoftmaxDecodeRows = 1024;
+
 /// Pages are [kv_heads][keys, values][64 tokens][128] bf16, rows swizzled by row_chunk_byte().
 struct SoftmaxDecode {
   const void* q;          ///< [count, heads, 128] bf16, rotated
   const void* pages;      ///< the layer's pool
-  const int* page_table;  ///< [count, table_stride] page numbers
+  const int* page_table;  ///< [sequences, table_stride] page numbers
   int table_stride;
-  const int* lengths;  ///< [count] positions a sequence attends to, >= 1
-  int lengths_max;     ///< host: the largest possible length
+  const int* sequence;  ///< [count] row of page_table; null: the same
+  const int* lengths;   ///< [count] positions a sequence attends to, >= 1
+  int lengths_max;      ///< host: the largest possible length
   int count;
   int heads;  ///< 8 per kv head
   int kv_heads;
@@ -135,6 +139,28 @@ struct SoftmaxDecode {
 };
 std::size_t softmax_scratch_bytes(int count, int heads, int lengths_max);
 cudaError_t softmax_decode(const SoftmaxDecode& call, cudaStream_t stream);
+
+/// Consecutive tokens of one sequence, at most kSoftmaxTileRows (device array).
+struct SoftmaxTile {
+  int row;  ///< first row in q and out
+  int rows;
+  int position;  ///< of the first token
+  int table;     ///< row of page_table
+};
+inline constexpr int kSoftmaxTileRows = 16;
+/// The same as softmax_decode() for chunks, bit for bit: a token sees the positions up to its own.
+struct SoftmaxPrefill {
+  const void* q;          ///< [*, heads, 128] bf16, rotated
+  const void* pages;      ///< the layer's pool, keys and values of all tokens written
+  const int* page_table;  ///< [sequences, table_stride]
+  int table_stride;
+  const SoftmaxTile* tiles;  ///< [count]
+  int count;
+  int heads;  ///< 8 per kv head
+  int kv_heads;
+  void* out;  ///< [*, heads, 128] bf16
+};
+cudaError_t softmax_prefill(const SoftmaxPrefill& call, cudaStream_t stream);
 
 /// Rotates q and k, writes k and v into their pages and q to `q_out` [rows, heads, 128] bf16. qkv
 /// [rows, heads + 2 kv_heads, 128] bf16; sequence [rows] row of page_table; position [rows];
@@ -155,6 +181,13 @@ cudaError_t residual_norm(const float* x, const float* y, float alpha, float bet
 /// tiled = bf16(rms_norm(o) * sigmoid(gate)); o bf16, gate bf16 [rows, dim].
 cudaError_t norm_gate(const void* o, const void* gate, const float* weight, float eps, int rows,
                       int dim, void* tiled, int capacity, cudaStream_t stream);
+/// out = bf16(silu(x)), x float32; count % 4 == 0.
+cudaError_t silu_bf16(const float* x, std::size_t count, void* out, cudaStream_t stream);
+/// x = x * sigmoid(gate), float32; count % 4 == 0.
+cudaError_t gate(const float* gate, std::size_t count, float* x, cudaStream_t stream);
+/// out = bf16(x) or float32(x); count % 4 == 0.
+cudaError_t to_bf16(const float* x, std::size_t count, void* out, cudaStream_t stream);
+cudaError_t to_f32(const void* x, std::size_t count, float* out, cudaStream_t stream);
 /// out[i] = table[ids[i]] as float32; table bf16 [*, dim].
 cudaError_t embed(const void* table, const std::uint32_t* ids, int rows, int dim, float* out,
                   cudaStream_t stream);

@@ -18,16 +18,14 @@
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/layout.hpp"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/softmax.cuh"
 
 namespace fulgur::kernels::cuda {
 namespace {
 
-constexpr int kSplit = 512;  ///< equals kSoftmaxSplit
-constexpr int kGroup = 8;    ///< query heads of a kv head
 constexpr int kWarps = 4;
 constexpr int kRing = 3;
-constexpr int kPiece = kBlock * kHeadDim * 2;
-constexpr int kMaxSequences = 1024;
+constexpr int kMaxSequences = kSoftmaxDecodeRows;
 constexpr int kSharedBytes = kWarps * kRing * kPiece + 1024;
 constexpr int kMergeThreads = 512;
 constexpr int kMergeFloats = 8192;  ///< partial values in shared memory at once
@@ -84,9 +82,9 @@ class PieceRing {
     if (!more_) return;
     const std::uint32_t place = issued_ % kRing;
     if (lane == 0) {
-      const int page =
-          call_.page_table[static_cast<std::size_t>(item_.sequence) * call_.table_stride +
-                           item_.split * (kSplit / kBlock) + piece_ / 2];
+      const int table = call_.sequence != nullptr ? call_.sequence[item_.sequence] : item_.sequence;
+      const int page = call_.page_table[static_cast<std::size_t>(table) * call_.table_stride +
+                                        item_.split * (kSplit / kBlock) + piece_ / 2];
       const auto* from =
           static_cast<const std::byte*>(call_.pages) +
           ((static_cast<std::size_t>(page) * call_.kv_heads + item_.kv_head) * 2 + piece_ % 2) *
@@ -122,93 +120,6 @@ class PieceRing {
   std::uint32_t used_ = 0;
 };
 
-/// Running result of a split; a lane holds head lane / 4, dims 8 n + 2 (lane % 4) + {0, 1}.
-struct Running {
-  float max;
-  float sum;
-  float out[kHeadDim / 8][2];
-};
-
-/// Scores of a page in units of log2, -inf beyond `valid` tokens: s[n][..] of tokens 8 n + ...
-__device__ __forceinline__ void score_page(const std::uint32_t (&q)[8][2], std::uint32_t keys,
-                                           int valid, int lane, float (&score)[8][2]) {
-  const float scale = 1.4426950408889634F * 0.08838834764831845F;  // log2(e) / sqrt(128)
-#pragma unroll
-  for (int n = 0; n < 8; ++n) {
-    float dots[4] = {};
-#pragma unroll
-    for (int k = 0; k < 8; k += 2) {
-      std::uint32_t b[4];
-      load_matrices(b, keys + row_chunk_byte(n * 8 + lane % 8, k * 2 + lane / 8));
-      const std::uint32_t a0[4] = {q[k][0], 0, q[k][1], 0};
-      const std::uint32_t a1[4] = {q[k + 1][0], 0, q[k + 1][1], 0};
-      mma(dots, a0, b[0], b[1]);
-      mma(dots, a1, b[2], b[3]);
-    }
-    const int token = n * 8 + lane % 4 * 2;
-    score[n][0] = token < valid ? dots[0] * scale : -INFINITY;
-    score[n][1] = token + 1 < valid ? dots[1] * scale : -INFINITY;
-  }
-}
-
-/// Adds a page: its weights from the scores, times its values, merged into `run`.
-__device__ __forceinline__ void add_page(float (&score)[8][2], std::uint32_t values, int lane,
-                                         Running& run) {
-  float page_max = score[0][0];
-#pragma unroll
-  for (int n = 0; n < 8; ++n) page_max = fmaxf(page_max, fmaxf(score[n][0], score[n][1]));
-  page_max = fmaxf(page_max, __shfl_xor_sync(0xffffffffU, page_max, 1));
-  page_max = fmaxf(page_max, __shfl_xor_sync(0xffffffffU, page_max, 2));
-  float page_sum = 0;
-#pragma unroll
-  for (int n = 0; n < 8; ++n) {
-    score[n][0] = exp2f(score[n][0] - page_max);
-    score[n][1] = exp2f(score[n][1] - page_max);
-    page_sum += score[n][0];
-    page_sum += score[n][1];
-  }
-  page_sum += __shfl_xor_sync(0xffffffffU, page_sum, 1);
-  page_sum += __shfl_xor_sync(0xffffffffU, page_sum, 2);
-  const float max = fmaxf(run.max, page_max);
-  const float old_scale = exp2f(run.max - max);
-  const float new_scale = exp2f(page_max - max);
-  run.max = max;
-  run.sum = fmaf(run.sum, old_scale, page_sum * new_scale);
-  std::uint32_t a[4][4];
-#pragma unroll
-  for (int t = 0; t < 4; ++t) {
-    a[t][0] = pack_bf16(score[2 * t][0], score[2 * t][1]);
-    a[t][2] = pack_bf16(score[2 * t + 1][0], score[2 * t + 1][1]);
-    a[t][1] = a[t][3] = 0;
-  }
-#pragma unroll
-  for (int n = 0; n < 16; n += 2) {
-    float sum[2][4] = {};
-#pragma unroll
-    for (int t = 0; t < 4; ++t) {
-      std::uint32_t b[4];
-      load_matrices_transposed(b, values + row_chunk_byte(t * 16 + lane % 16, n + lane / 16));
-      mma(sum[0], a[t], b[0], b[1]);
-      mma(sum[1], a[t], b[2], b[3]);
-    }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      run.out[n + i][0] = fmaf(run.out[n + i][0], old_scale, sum[i][0] * new_scale);
-      run.out[n + i][1] = fmaf(run.out[n + i][1], old_scale, sum[i][1] * new_scale);
-    }
-  }
-}
-
-/// Rows of values beyond the sequence's end become zero: 0 times whatever a page held before must
-/// stay 0.
-__device__ void clear_tail(std::uint32_t values, int valid, int lane) {
-  for (int c = valid * 16 + lane; c < kBlock * 16; c += 32) {
-    asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};" ::"r"(values + c * 16), "r"(0)
-                 : "memory");
-  }
-  __syncwarp();
-}
-
 __device__ std::size_t partial_index(const SoftmaxDecode& call, int splits_max, int sequence,
                                      int split, int kv_head) {
   return ((static_cast<std::size_t>(sequence) * splits_max + split) * call.kv_heads + kv_head) *
@@ -221,26 +132,22 @@ __device__ void work_items(const SoftmaxDecode& call, int splits_max, ItemWalk w
   Item item;
   while (walk.next(item)) {
     const int head = item.kv_head * kGroup + lane / 4;
-    const auto* query = reinterpret_cast<const std::uint32_t*>(
-        static_cast<const __nv_bfloat16*>(call.q) +
-        (static_cast<std::size_t>(item.sequence) * call.heads + head) * kHeadDim);
-    std::uint32_t q[8][2];
-#pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      q[k][0] = query[k * 8 + lane % 4];
-      q[k][1] = query[k * 8 + 4 + lane % 4];
-    }
-    Running run{-INFINITY, 0, {}};
+    Queries<1> q;
+    q.load(0, call.q, static_cast<std::size_t>(item.sequence) * call.heads + head, lane);
+    Running run[1] = {{-INFINITY, 0, {}}};
     for (int page = 0; page < item.pages; ++page) {
-      const int valid = min(item.length - item.split * kSplit - page * kBlock, kBlock);
-      float score[8][2];
+      const int valid[1] = {min(item.length - item.split * kSplit - page * kBlock, kBlock)};
+      float score[1][8][2];
       score_page(q, ring.wait(), valid, lane, score);
       __syncwarp();
       ring.issue(lane);
       const std::uint32_t values = ring.wait();
-      if (valid < kBlock) clear_tail(values, valid, lane);
-      add_page(score, values, lane, run);
-      if (valid < kBlock) async_proxy_fence();
+      if (valid[0] < kBlock) {
+        clear_tail(values, valid[0], lane, 32);
+        __syncwarp();
+      }
+      add_page(score, values, valid, lane, run);
+      if (valid[0] < kBlock) async_proxy_fence();
       __syncwarp();
       ring.issue(lane);
     }
@@ -249,11 +156,11 @@ __device__ void work_items(const SoftmaxDecode& call, int splits_max, ItemWalk w
 #pragma unroll
     for (int n = 0; n < 16; ++n) {
       *reinterpret_cast<float2*>(to + lane / 4 * kHeadDim + n * 8 + lane % 4 * 2) =
-          make_float2(run.out[n][0], run.out[n][1]);
+          make_float2(run[0].out[n][0], run[0].out[n][1]);
     }
     if (lane % 4 == 0) {
       *reinterpret_cast<float2*>(to + kGroup * kHeadDim + lane / 4 * 2) =
-          make_float2(run.max, run.sum);
+          make_float2(run[0].max, run[0].sum);
     }
   }
 }
@@ -328,12 +235,10 @@ __global__ __launch_bounds__(kMergeThreads) void merge_kernel(
     if (group != 0) continue;
 #pragma unroll 8
     for (int s = 0; s < batch; ++s) {
-      const float larger = fmaxf(max, stats[s].x);
-      const float old_scale = exp2f(max - larger);
-      const float new_scale = exp2f(stats[s].x - larger);
-      max = larger;
-      sum = fmaf(sum, old_scale, stats[s].y * new_scale);
-      out = fmaf(out, old_scale, values[s][d] * new_scale);
+      float old_scale, new_scale;
+      merge_scales(max, stats[s].x, old_scale, new_scale);
+      sum = merged(sum, old_scale, stats[s].y, new_scale);
+      out = merged(out, old_scale, values[s][d], new_scale);
     }
   }
   if (group == 0) {

@@ -4,7 +4,16 @@ fulgur_test(kernels_test
           kernels/elementwise_test.cpp kernels/experts_test.cpp kernels/lightning_test.cpp
           kernels/matmul_test.cpp kernels/scalar_math_test.cpp kernels/softmax_test.cpp
   DEPENDS fulgur::kernels TIMEOUT 600)
+# The CUDA backend against the reference, by the same tests: emulated, and on a GPU where there is one.
+set(cuda_backend_tests kernels/elementwise_test.cpp kernels/experts_test.cpp
+    kernels/lightning_test.cpp kernels/matmul_test.cpp kernels/softmax_test.cpp
+    kernels/device_arithmetic_test.cpp)
+fulgur_test(kernels_emulated_test SOURCES ${cuda_backend_tests} kernels/emulation_test.cpp
+            DEPENDS fulgur::emulated_device)
 if(FULGUR_CUDA_FOUND)
   fulgur_test(kernels_cuda_test SOURCES kernels/cuda_reference_test.cpp
               DEPENDS fulgur::kernels fulgur::kernels_cuda)
+  fulgur_test(kernels_device_test SOURCES ${cuda_backend_tests} kernels/sm90_backend_test.cpp
+              ../support/device_environment.cpp
+              DEPENDS fulgur::real_device LABELS gpu)
 endif()

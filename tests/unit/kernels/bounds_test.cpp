@@ -39,7 +39,7 @@ class Guarded {
 class BoundsTest : public ::testing::TestWithParam<Precision> {};
 
 TEST_P(BoundsTest, ProductsAndRowOperations) {
-  for (const auto& backend : cpu_backends(GetParam())) {
+  for (const auto& backend : backends_under_test(GetParam())) {
     Rng rng(61);
     constexpr std::size_t kRows = 7, kIn = 77, kOut = 131;
     Guarded x(rng, kRows * kIn), y(rng, kRows * kIn), out(kRows * kOut * 4);
@@ -71,7 +71,7 @@ TEST_P(BoundsTest, ProductsAndRowOperations) {
 }
 
 TEST_P(BoundsTest, Experts) {
-  for (const auto& backend : cpu_backends(GetParam())) {
+  for (const auto& backend : backends_under_test(GetParam())) {
     Rng rng(62);
     constexpr std::size_t kHidden = 77, kInner = 45;
     const HostWeight gate = random_weight(rng, kInner, kHidden, Dtype::bf16);
@@ -87,7 +87,7 @@ TEST_P(BoundsTest, Experts) {
 }
 
 TEST_P(BoundsTest, Attention) {
-  for (const auto& backend : cpu_backends(GetParam())) {
+  for (const auto& backend : backends_under_test(GetParam())) {
     Rng rng(63);
     for (const std::uint32_t dim : {40U, 64U}) {
       constexpr std::uint32_t kTokens = 75;

@@ -9,7 +9,7 @@ constexpr std::size_t kDims[] = {1, 15, 16, 64, 96, 1000, 4099};
 TEST(ElementwiseTest, NormsHaveTheReferencesBits) {
   Rng rng(21);
   auto reference = make_reference_backend(Precision::bf16);
-  const auto backends = cpu_backends(Precision::bf16);
+  const auto backends = backends_under_test(Precision::bf16);
   for (const std::size_t dim : kDims) {
     constexpr std::size_t kRows = 37;
     const auto x = random_floats(rng, kRows * dim, 3.0F);
@@ -58,7 +58,7 @@ TEST(ElementwiseTest, SumsGathersAndEmbeddingsHaveTheReferencesBits) {
     const std::vector<std::uint32_t> rows = {8, 0, 3, 3, 5};
     const std::vector<std::uint32_t> ids = {2, 0, 6, 6};
     std::vector<std::vector<float>> expected;
-    auto backends = cpu_backends(Precision::bf16);
+    auto backends = backends_under_test(Precision::bf16);
     backends.insert(backends.begin(), make_reference_backend(Precision::bf16));
     for (const auto& backend : backends) {
       std::vector<std::vector<float>> results;
@@ -116,7 +116,7 @@ TEST(RouteTest, EveryBackendHasTheReferencesBits) {
         const HostWeight router = random_weight(rng, experts, 100, dtype);
         const auto y = random_floats(rng, 41 * 100);
         const Routes expected = route(*reference, router, y, 3);
-        for (const auto& backend : cpu_backends(precision)) {
+        for (const auto& backend : backends_under_test(precision)) {
           const Routes routes = route(*backend, router, y, 3);
           EXPECT_EQ(routes.experts, expected.experts) << backend->name();
           EXPECT_TRUE(same_bits(routes.weights, expected.weights)) << backend->name();

@@ -86,7 +86,7 @@ class ExpertsTest : public ::testing::TestWithParam<Precision> {};
 TEST_P(ExpertsTest, EveryBackendHasTheReferencesBits) {
   Rng rng(11);
   auto reference = make_reference_backend(GetParam());
-  const auto backends = cpu_backends(GetParam());
+  const auto backends = backends_under_test(GetParam());
   const struct {
     std::size_t hidden, inner, rows;
     Dtype dtype;
@@ -111,7 +111,7 @@ TEST_P(ExpertsTest, ARowDoesNotDependOnItsGroup) {
   Rng rng(12);
   const Case c(rng, 96, 80, 11, Dtype::bf16);
   const Routes routes = random_routes(rng, c.rows);
-  for (const auto& backend : cpu_backends(GetParam())) {
+  for (const auto& backend : backends_under_test(GetParam())) {
     const auto all = run(*backend, c, routes, Dtype::bf16, Dtype::f32);
     std::size_t output = 0;
     for (std::size_t e = 0; e < kExperts; ++e) {

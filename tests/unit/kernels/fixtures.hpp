@@ -14,6 +14,10 @@
 #include "common/base/bf16.hpp"
 #include "common/base/rng.hpp"
 #include "kernels/include/fulgur/kernels/backend.hpp"
+#if defined(FULGUR_TEST_CUDA)
+#include "tests/support/device_backend.hpp"
+#include "tests/unit/kernels/hosted_backend.hpp"
+#endif
 
 namespace fulgur::kernels::testing {
 
@@ -65,8 +69,26 @@ inline std::unique_ptr<Backend> cpu_backend(Precision precision, const std::stri
   return made.is_ok() ? std::move(made).value() : nullptr;
 }
 
+#if defined(FULGUR_TEST_CUDA)
+
+/// The CUDA backend with portable kernels: on the GPU of this machine, or emulated with the threads
+/// of a block in both orders.
+inline std::vector<std::unique_ptr<Backend>> backends_under_test(Precision precision) {
+  std::vector<std::unique_ptr<Backend>> backends;
+  for (const bool reversed : test::device_orders()) {
+    auto device = test::make_device_backend(precision).value();
+    std::string name = std::string(device->name()) + (reversed ? " reversed" : "");
+    backends.push_back(std::make_unique<HostedBackend>(
+        std::move(device), std::move(name),
+        [reversed](const std::function<void()>& call) { test::in_order(reversed, call); }));
+  }
+  return backends;
+}
+
+#else
+
 /// Every instruction set this machine can run, and one to three threads on the best of them.
-inline std::vector<std::unique_ptr<Backend>> cpu_backends(Precision precision) {
+inline std::vector<std::unique_ptr<Backend>> backends_under_test(Precision precision) {
   std::vector<std::unique_ptr<Backend>> backends;
   for (const char* isa : {"avx512bf16", "avx512", "avx2"}) {
     const bool best = backends.empty();
@@ -80,9 +102,11 @@ inline std::vector<std::unique_ptr<Backend>> cpu_backends(Precision precision) {
   return backends;
 }
 
-/// The cpu backends and the reference.
+#endif
+
+/// The backends under test and the reference.
 inline std::vector<std::unique_ptr<Backend>> all_backends(Precision precision) {
-  auto backends = cpu_backends(precision);
+  auto backends = backends_under_test(precision);
   backends.push_back(make_reference_backend(precision));
   return backends;
 }

@@ -39,7 +39,7 @@ class LightningTest : public ::testing::TestWithParam<Precision> {};
 TEST_P(LightningTest, EveryBackendHasTheReferencesBits) {
   Rng rng(31);
   auto reference = make_reference_backend(GetParam());
-  const auto backends = cpu_backends(GetParam());
+  const auto backends = backends_under_test(GetParam());
   for (const std::uint32_t dim : {64U, 96U, 128U, 24U}) {
     const LightningShape shape = make_shape(3, dim);
     const auto qkv = random_floats(rng, 150 * 3 * 3 * dim);

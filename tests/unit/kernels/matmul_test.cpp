@@ -24,7 +24,7 @@ class MatmulTest : public ::testing::TestWithParam<Precision> {};
 
 TEST_P(MatmulTest, EveryBackendHasTheReferencesBits) {
   auto reference = make_reference_backend(GetParam());
-  const auto backends = cpu_backends(GetParam());
+  const auto backends = backends_under_test(GetParam());
   ASSERT_FALSE(backends.empty());
   Rng rng(1);
   for (const Shape& shape : kShapes) {
@@ -51,7 +51,7 @@ TEST_P(MatmulTest, StackedPartsAreOneMatrix) {
   const HostMatrix parts[] = {a.matrix(), b.matrix()};
   const auto x = random_floats(rng, 4 * 70);
   const auto expected = multiply(*reference, *reference->pack(parts), x, 4);
-  for (const auto& backend : cpu_backends(GetParam())) {
+  for (const auto& backend : backends_under_test(GetParam())) {
     const auto matrix = backend->pack(parts);
     EXPECT_EQ(matrix->rows(), 51U);
     EXPECT_EQ(matrix->cols(), 70U);
@@ -90,7 +90,7 @@ TEST_P(MatmulTest, SubnormalsAreZeroOnEveryInstructionSet) {
   const HostMatrix part = weight.matrix();
   const auto x = random_floats(rng, 3 * 128, 1e-18F);
   const auto expected = multiply(*reference, *reference->pack({&part, 1}), x, 3);
-  for (const auto& backend : cpu_backends(GetParam())) {
+  for (const auto& backend : backends_under_test(GetParam())) {
     EXPECT_TRUE(same_bits(multiply(*backend, *backend->pack({&part, 1}), x, 3), expected))
         << backend->name();
   }

@@ -48,7 +48,7 @@ class SoftmaxTest : public ::testing::TestWithParam<Precision> {};
 TEST_P(SoftmaxTest, EveryBackendHasTheReferencesBits) {
   Rng rng(41);
   auto reference = make_reference_backend(GetParam());
-  const auto backends = cpu_backends(GetParam());
+  const auto backends = backends_under_test(GetParam());
   const SoftmaxShape shapes[] = {{4, 2, 64, 32, 1e7},
                                  {3, 1, 96, 96, 1e4},
                                  {8, 1, 128, 64, 1e7},
@@ -69,7 +69,7 @@ TEST_P(SoftmaxTest, LongSequencesCrossSplits) {
   const SoftmaxShape shape{2, 1, 64, 64, 1e7};
   const auto qkv = random_floats(rng, 1100 * row_floats(shape));
   const auto expected = run(*make_reference_backend(GetParam()), shape, qkv, {1100}, 1);
-  for (const auto& backend : cpu_backends(GetParam())) {
+  for (const auto& backend : backends_under_test(GetParam())) {
     EXPECT_TRUE(same_bits(run(*backend, shape, qkv, {1100}, 2), expected)) << backend->name();
     EXPECT_TRUE(same_bits(run(*backend, shape, qkv, {500, 24, 1, 1, 500, 10, 64}, 3), expected))
         << backend->name();
@@ -96,7 +96,7 @@ TEST_P(SoftmaxTest, CompanyInACallDoesNotMatter) {
   const SoftmaxShape shape{4, 1, 64, 32, 1e7};
   const std::size_t width = 4 * 64;
   const std::uint32_t lengths[] = {70, 600, 1, 33};
-  for (const auto& backend : cpu_backends(GetParam())) {
+  for (const auto& backend : backends_under_test(GetParam())) {
     Rng pages_rng(45);
     std::vector<std::uint32_t> all_pages(20);
     std::iota(all_pages.begin(), all_pages.end(), 0);

@@ -1,5 +1,10 @@
 // The arithmetic of the model behind one interface: `reference` defines it in plain C++, `cpu` is
-// fast on x86-64, `cuda` runs on GPUs. No framework types; pointers are to the backend's memory.
+// fast on x86-64, `cuda` runs on GPUs. No framework types.
+//
+// Memory: activations, weights and state are in the backend's memory (allocate(), Buffer); on a GPU
+// host code cannot touch it, see host_memory(). What comes from or goes to the outside is in host
+// memory: ids, segments and their page numbers, routes (route()). Rows that cross the wire (out of
+// gather(), x and out of experts(), outputs of combine()) may be in either.
 //
 // Contract of every operation (invariant I1): a row of the result depends on that row's inputs and
 // on the sequence state it names, and on nothing else: not on how many rows are in the call, their
@@ -10,8 +15,10 @@
 // inside a call and none between calls.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -19,14 +26,15 @@
 #include <vector>
 
 #include "common/base/dtype.hpp"
+#include "common/base/model_shape.hpp"
 #include "common/base/status.hpp"
 
 namespace fulgur::kernels {
 
 /// How matrix products treat their left operand. bf16: rounded to bf16, products accumulated in
-/// float32 (the fast mode). f32: kept in float32 (the exact mode that meets the oracle). Weights are
-/// bf16 as stored unless the checkpoint holds more bits, and every sum is float32 in both modes.
-/// KV pages and open lightning blocks are stored in the same type as the mode.
+/// float32 (the fast mode). f32: kept in float32 (the exact mode that meets the oracle). Weights
+/// are bf16 as stored unless the checkpoint holds more bits, and every sum is float32 in both
+/// modes. KV pages and open lightning blocks are stored in the same type as the mode.
 enum class Precision : std::uint8_t { f32, bf16 };
 
 /// Tokens of a lightning block. State is folded at multiples of this from the sequence start.
@@ -108,8 +116,25 @@ class Backend {
   /// "reference", "cpu-avx512bf16", "cpu-avx512", "cpu-avx2", …
   virtual std::string_view name() const = 0;
   virtual Precision precision() const = 0;
+  /// Backends whose strings are equal give equal bits: "cpu-bf16", "cuda-portable-f32", …
+  virtual std::string numerics() const {
+    return precision() == Precision::bf16 ? "cpu-bf16" : "cpu-f32";
+  }
+  /// Whether the backend's memory may be read and written through plain pointers.
+  virtual bool host_memory() const { return true; }
+  /// Bytes that allocate() could still give; host memory: as many as one likes.
+  virtual std::size_t memory_available() const { return std::numeric_limits<std::size_t>::max(); }
 
-  /// Zeroed memory of this backend, 64-byte aligned.
+  /// Returns when all that was asked for has been computed: before anything but this backend (a
+  /// transport) reads what gather() or experts() left in device memory.
+  virtual void finish() {}
+  /// Host memory that download() fills fastest; not initialised.
+  virtual std::shared_ptr<std::byte> allocate_host(std::size_t bytes) {
+    return {new std::byte[bytes], std::default_delete<std::byte[]>()};
+  }
+
+  /// Throws std::bad_alloc when there is not so much (also pack and friends). Zeroed memory of this
+  /// backend, 64-byte aligned.
   virtual std::shared_ptr<std::byte> allocate(std::size_t bytes) = 0;
   virtual void upload(std::byte* device, const void* host, std::size_t bytes) = 0;
   virtual void download(void* host, const std::byte* device, std::size_t bytes) = 0;
@@ -171,12 +196,35 @@ class Backend {
   virtual void experts(const std::byte* x, Dtype x_dtype, std::size_t hidden,
                        std::span<const ExpertGroup> groups, std::byte* out, Dtype out_dtype) = 0;
 
-  /// out[i] = alpha * y[i] + beta * sum over slots s ascending of weights[i, s] * outputs[i * k + s].
-  /// y, out [rows, hidden] float32, may alias; outputs: rows * k pointers to [hidden] in dtype,
+  /// out[i] = alpha * y[i] + beta * sum over slots s ascending of weights[i, s] * outputs[i * k +
+  /// s]. y, out [rows, hidden] float32, may alias; outputs: rows * k pointers to [hidden] in dtype,
   /// possibly unaligned.
   virtual void combine(const float* y, std::size_t rows, std::size_t hidden, std::uint32_t k,
                        const float* weights, std::span<const std::byte* const> outputs, Dtype dtype,
                        float alpha, float beta, float* out) = 0;
+};
+
+/// An array of T in a backend's memory that grows and never shrinks; contents are not kept across
+/// growth. One backend for life.
+template <class T>
+class Buffer {
+ public:
+  /// Makes room for `count` elements; returns the start of the array.
+  T* reserve(Backend& backend, std::size_t count) {
+    if (count > capacity_) {
+      count = std::max(count, capacity_ + capacity_ / 4);
+      memory_.reset();
+      capacity_ = 0;
+      memory_ = backend.allocate(count * sizeof(T));
+      capacity_ = count;
+    }
+    return data();
+  }
+  T* data() const { return reinterpret_cast<T*>(memory_.get()); }
+
+ private:
+  std::shared_ptr<std::byte> memory_;
+  std::size_t capacity_ = 0;
 };
 
 struct CpuOptions {
@@ -187,10 +235,29 @@ struct CpuOptions {
   std::string isa;
 };
 
+/// Kernels of a family give each other's bits; two families do not. `portable` has the reference's
+/// bits and runs every model in both precisions; `sm90` is fast: Hopper, bf16, head_dim 128, 8
+/// heads a KV head, sizes in multiples of 64. `automatic`: sm90 where it fits.
+enum class CudaFamily : std::uint8_t { automatic, portable, sm90 };
+
+struct CudaOptions {
+  Precision precision = Precision::bf16;
+  int device = 0;
+  CudaFamily family = CudaFamily::automatic;
+  ModelShape shape;
+  /// For tests: scratch is full of NaN before each use, and every array an allocation of its own,
+  /// so that compute-sanitizer (or the emulation's guard pages) sees what goes past its end.
+  bool strict = false;
+};
+
 /// The definition: plain loops, one thread.
 std::unique_ptr<Backend> make_reference_backend(Precision precision);
 
 /// The fast CPU backend; fails when the machine (or the forced isa) has less than AVX2 + FMA.
 Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options);
+
+/// The backend of one GPU. failed_precondition, in one line: this build has no CUDA, no driver or
+/// an old one, no such GPU, one older than sm_80, a family that does not fit.
+Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions& options);
 
 }  // namespace fulgur::kernels

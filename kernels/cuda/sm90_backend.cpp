@@ -1,0 +1,323 @@
+#include "kernels/cuda/sm90_backend.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "common/base/assert.hpp"
+#include "common/base/bf16.hpp"
+#include "kernels/cuda/launch.hpp"
+#include "kernels/cuda/layout.hpp"
+#include "kernels/cuda/sizes.hpp"
+
+namespace fulgur::kernels::cuda {
+namespace {
+
+constexpr std::uint32_t kRoutedMax = 32;  // experts of launch.hpp's route()
+constexpr std::uint32_t kSlotsMax = 8;
+constexpr std::uint32_t kNormDimMax = 8192;
+
+std::size_t padded_rows(std::size_t rows) {
+  return (rows + kPackedRows - 1) / kPackedRows * kPackedRows;
+}
+
+}  // namespace
+
+// --- Weights -----------------------------------------------------------------------------------
+
+/// A matrix in the layout of product() (packed_byte), or a router [rows, cols] float32 row-major.
+class Sm90Backend::PackedMatrix final : public Matrix {
+ public:
+  PackedMatrix(std::shared_ptr<std::byte> memory, std::size_t rows, std::size_t cols, bool router)
+      : memory_(std::move(memory)), rows_(rows), cols_(cols), router_(router) {}
+  std::size_t rows() const override { return rows_; }
+  std::size_t cols() const override { return cols_; }
+  std::size_t bytes() const override { return rows_ * cols_ * (router_ ? 4 : 2); }
+  const std::byte* data() const { return memory_.get(); }
+
+  static const PackedMatrix& of(const Matrix& matrix, bool router) {
+    const auto* mine = dynamic_cast<const PackedMatrix*>(&matrix);
+    FULGUR_ASSERT(mine != nullptr && mine->router_ == router,
+                  "weights were packed by another backend or for another use");
+    return *mine;
+  }
+
+ private:
+  std::shared_ptr<std::byte> memory_;
+  std::size_t rows_;
+  std::size_t cols_;
+  bool router_;
+};
+
+class Sm90Backend::PackedExpert final : public Expert {
+ public:
+  PackedExpert(std::shared_ptr<std::byte> gate_up, std::shared_ptr<std::byte> down,
+               std::size_t hidden, std::size_t inner)
+      : gate_up_(std::move(gate_up)), down_(std::move(down)), hidden_(hidden), inner_(inner) {}
+  std::size_t bytes() const override { return 3 * hidden_ * inner_ * 2; }
+  const void* gate_up() const { return gate_up_.get(); }
+  const void* down() const { return down_.get(); }
+  std::size_t hidden() const { return hidden_; }
+  std::size_t inner() const { return inner_; }
+
+  static const PackedExpert& of(const Expert& expert) {
+    const auto* mine = dynamic_cast<const PackedExpert*>(&expert);
+    FULGUR_ASSERT(mine != nullptr, "expert was packed by another backend");
+    return *mine;
+  }
+
+ private:
+  std::shared_ptr<std::byte> gate_up_;
+  std::shared_ptr<std::byte> down_;
+  std::size_t hidden_;
+  std::size_t inner_;
+};
+
+std::string Sm90Backend::misfit(const ModelShape& shape) {
+  const std::uint32_t width = shape.heads * shape.head_dim;
+  if (shape.head_dim != kHeadDim) return fmt::format("head_dim is {}, not 128", shape.head_dim);
+  if (shape.kv_heads == 0 || shape.heads != 8 * shape.kv_heads) {
+    return fmt::format("{} heads on {} KV heads are not 8 a KV head", shape.heads, shape.kv_heads);
+  }
+  if (shape.hidden == 0 || shape.hidden % 256 != 0 || shape.inner == 0 || shape.inner % 128 != 0) {
+    return fmt::format("hidden {} and inner {} are not multiples of 256 and 128", shape.hidden,
+                       shape.inner);
+  }
+  if (shape.hidden > kNormDimMax || width > kNormDimMax) {
+    return fmt::format("hidden {} or attention width {} is above {}", shape.hidden, width,
+                       kNormDimMax);
+  }
+  if (shape.experts > kRoutedMax || shape.experts_per_token > kSlotsMax) {
+    return fmt::format("{} experts top-{} are more than {} top-{}", shape.experts,
+                       shape.experts_per_token, kRoutedMax, kSlotsMax);
+  }
+  return "";
+}
+
+std::shared_ptr<std::byte> Sm90Backend::packed_memory(std::size_t rows, std::size_t cols) {
+  FULGUR_ASSERT(cols % kAtomCols == 0, "columns of a packed matrix are a multiple of 64");
+  return allocate(padded_rows(rows) * cols * 2);
+}
+
+/// Rows of other types are rounded to bf16: what this family computes with.
+void Sm90Backend::pack_rows(const HostMatrix& part, std::size_t first, int interleave,
+                            std::byte* packed) {
+  for_each_slab(part, [&](std::size_t row, std::size_t count, const std::byte* slab) {
+    const void* source = slab;
+    if (part.dtype != Dtype::bf16) {
+      float* wide = work().take<float>(count * part.cols);
+      auto* rounded = work().take<std::byte>(count * part.cols * 2);
+      check(portable::widen(slab, part.dtype, false, count * part.cols, wide, stream()), "widen");
+      check(to_bf16(wide, count * part.cols, rounded, stream()), "round");
+      source = rounded;
+    }
+    // Interleaved: feature f goes to row gate_row(f), so a slab that begins at feature `row` (a
+    // multiple of 8) begins at packed row 2 row.
+    const std::size_t to = interleave == 0 ? first + row : 2 * row;
+    check(pack_weight(source, to_int(count), to_int(part.cols), to_int(to), interleave, packed,
+                      stream()),
+          "pack");
+  });
+}
+
+std::unique_ptr<Matrix> Sm90Backend::pack(std::span<const HostMatrix> parts) {
+  FULGUR_ASSERT(!parts.empty(), "pack of no matrices");
+  std::size_t rows = 0;
+  for (const HostMatrix& part : parts) rows += part.rows;
+  auto memory = packed_memory(rows, parts[0].cols);
+  std::size_t first = 0;
+  for (const HostMatrix& part : parts) {
+    FULGUR_ASSERT(part.cols == parts[0].cols, "packed matrices need equal cols");
+    pack_rows(part, first, 0, memory.get());
+    first += part.rows;
+  }
+  work().wait();
+  return std::make_unique<PackedMatrix>(std::move(memory), rows, parts[0].cols, false);
+}
+
+std::unique_ptr<Matrix> Sm90Backend::pack_router(const HostMatrix& router) {
+  auto memory = allocate(router.rows * router.cols * sizeof(float));
+  for_each_slab(router, [&](std::size_t row, std::size_t count, const std::byte* slab) {
+    check(portable::widen(slab, router.dtype, false, count * router.cols,
+                          reinterpret_cast<float*>(memory.get()) + row * router.cols, stream()),
+          "pack router");
+  });
+  work().wait();
+  return std::make_unique<PackedMatrix>(std::move(memory), router.rows, router.cols, true);
+}
+
+std::unique_ptr<Expert> Sm90Backend::pack_expert(const HostMatrix& gate, const HostMatrix& up,
+                                                 const HostMatrix& down) {
+  FULGUR_ASSERT(gate.rows == up.rows && gate.cols == up.cols && down.cols == gate.rows &&
+                    down.rows == gate.cols,
+                "shapes of an expert's matrices do not fit together");
+  auto gate_up = packed_memory(2 * gate.rows, gate.cols);
+  pack_rows(gate, 0, 1, gate_up.get());
+  pack_rows(up, 0, 2, gate_up.get());
+  auto down_packed = packed_memory(down.rows, down.cols);
+  pack_rows(down, 0, 0, down_packed.get());
+  work().wait();
+  return std::make_unique<PackedExpert>(std::move(gate_up), std::move(down_packed), gate.cols,
+                                        gate.rows);
+}
+
+/// Random values need no particular order, but the padding rows must be zero.
+std::shared_ptr<std::byte> Sm90Backend::random_packed(std::size_t rows, std::size_t cols,
+                                                      std::uint64_t seed, float deviation) {
+  auto memory = packed_memory(rows, cols);
+  // Whole strips of 64 rows are contiguous; those beyond the last full one stay zero but for
+  // theirs.
+  const std::size_t strips = (rows + kStripRows - 1) / kStripRows;
+  check(portable::fill(seed, deviation, strips * kStripRows * cols, Dtype::bf16, memory.get(),
+                       stream()),
+        "fill");
+  work().wait();
+  return memory;
+}
+
+std::unique_ptr<Matrix> Sm90Backend::random_matrix(std::size_t rows, std::size_t cols,
+                                                   std::uint64_t seed, float deviation) {
+  return std::make_unique<PackedMatrix>(random_packed(rows, cols, seed, deviation), rows, cols,
+                                        false);
+}
+
+std::unique_ptr<Matrix> Sm90Backend::random_router(std::size_t rows, std::size_t cols,
+                                                   std::uint64_t seed, float deviation) {
+  auto memory = allocate(rows * cols * sizeof(float));
+  check(portable::fill(seed, deviation, rows * cols, Dtype::f32, memory.get(), stream()), "fill");
+  work().wait();
+  return std::make_unique<PackedMatrix>(std::move(memory), rows, cols, true);
+}
+
+std::unique_ptr<Expert> Sm90Backend::random_expert(std::size_t hidden, std::size_t inner,
+                                                   std::uint64_t seed, float deviation) {
+  return std::make_unique<PackedExpert>(random_packed(2 * inner, hidden, seed, deviation),
+                                        random_packed(hidden, inner, seed + 1, deviation), hidden,
+                                        inner);
+}
+
+// --- Rows and products ---------------------------------------------------------------------------
+
+void Sm90Backend::rms_norm(const float* x, const float* weight, float eps, std::size_t rows,
+                           std::size_t dim, float* out) {
+  work().begin();
+  check(residual_norm(x, nullptr, 1, 0, weight, eps, to_int(rows), to_int(dim), out, nullptr, 8,
+                      stream()),
+        "rms_norm");
+}
+
+void Sm90Backend::norm_gate(const float* o, const float* gate_rows, const float* weight, float eps,
+                            std::size_t rows, std::size_t dim, float* out) {
+  rms_norm(o, weight, eps, rows, dim, out);
+  check(gate(gate_rows, rows * dim, out, stream()), "gate");
+}
+
+void Sm90Backend::matmul(const float* x, std::size_t rows, const Matrix& weight, float* out) {
+  if (rows == 0) return;
+  const PackedMatrix& matrix = PackedMatrix::of(weight, false);
+  work().begin();
+  Product p{};
+  p.capacity = tiled_capacity(to_int(rows), 1);
+  p.cols = to_int(matrix.cols());
+  void* tiled = work().take<std::byte>(static_cast<std::size_t>(p.capacity) * matrix.cols() * 2);
+  check(tile_rows(x, true, to_int(rows), p.cols, p.capacity, tiled, stream()), "tile");
+  p.x = tiled;
+  p.weight_rows = to_int(padded_rows(matrix.rows()));
+  p.weight = matrix.data();
+  p.rows = to_int(rows);
+  p.groups = 1;
+  p.store = Store::f32_rows;
+  p.out = out;
+  p.features = to_int(matrix.rows());
+  check(product(p, stream()), "matmul");
+}
+
+void Sm90Backend::route(const float* y, std::size_t rows, const Matrix& router, std::uint32_t k,
+                        std::uint16_t* experts, float* weights) {
+  if (rows == 0) return;
+  const PackedMatrix& matrix = PackedMatrix::of(router, true);
+  work().begin();
+  const std::size_t routes = rows * k;
+  auto* both = work().take<std::byte>(routes * (sizeof(float) + sizeof(std::uint16_t)));
+  auto* chosen_weights = reinterpret_cast<float*>(both);
+  auto* chosen = reinterpret_cast<std::uint16_t*>(chosen_weights + routes);
+  check(cuda::route(y, to_int(rows), to_int(matrix.cols()),
+                    reinterpret_cast<const float*>(matrix.data()), to_int(matrix.rows()), to_int(k),
+                    chosen, chosen_weights, stream()),
+        "route");
+  deliver_routes(both, routes, experts, weights);
+}
+
+// --- Experts -------------------------------------------------------------------------------------
+
+void Sm90Backend::experts(const std::byte* x, Dtype x_dtype, std::size_t hidden,
+                          std::span<const ExpertGroup> groups, std::byte* out, Dtype out_dtype) {
+  FULGUR_ASSERT(x_dtype != Dtype::f16 && out_dtype != Dtype::f16,
+                "f16 activations are not supported");
+  const ExpertCall call = flatten(groups);
+  const std::size_t total = call.rows.size();
+  if (total == 0) return;
+  // Tiled rows: each group begins at a multiple of 8; what lies between has no source.
+  std::vector<int> counts, offsets;
+  std::vector<const void*> gate_up, down;
+  std::size_t inner = 0;
+  int next = 0;
+  const int capacity = tiled_capacity(to_int(total), to_int(groups.size()));
+  std::vector<int> source(static_cast<std::size_t>(capacity), -1);
+  std::vector<int> target(static_cast<std::size_t>(capacity), 0);
+  for (const ExpertGroup& group : groups) {
+    if (group.rows.empty()) continue;
+    const PackedExpert& expert = PackedExpert::of(*group.expert);
+    FULGUR_ASSERT(expert.hidden() == hidden, "hidden size does not fit the expert");
+    FULGUR_ASSERT(inner == 0 || inner == expert.inner(), "experts of one call differ in shape");
+    inner = expert.inner();
+    gate_up.push_back(expert.gate_up());
+    down.push_back(expert.down());
+    counts.push_back(to_int(group.rows.size()));
+    offsets.push_back(next);
+    for (std::size_t i = 0; i < group.rows.size(); ++i) {
+      source[static_cast<std::size_t>(next) + i] = static_cast<int>(group.rows[i]);
+      target[static_cast<std::size_t>(next) + i] = to_int(group.output + i);
+    }
+    next += (counts.back() + kAtomRows - 1) / kAtomRows * kAtomRows;
+  }
+  FULGUR_ASSERT(counts.size() <= kMaxGroups, "more experts in a call than the kernels take");
+  work().begin();
+  const void* input = on_device(x, call.input_rows * hidden * size_of(x_dtype));
+  const int *device_counts = nullptr, *device_offsets = nullptr, *device_source = nullptr,
+            *device_target = nullptr;
+  const void* const* device_gate_up = nullptr;
+  const void* const* device_down = nullptr;
+  Lists lists(work());
+  lists.add(counts, device_counts);
+  lists.add(offsets, device_offsets);
+  lists.add(source, device_source);
+  lists.add(target, device_target);
+  lists.add(std::span<const void* const>(gate_up), device_gate_up);
+  lists.add(std::span<const void* const>(down), device_down);
+  lists.send();
+  // The plan's arrays are written by plan_groups() only, which is not called here.
+  const RouteGroups plan{const_cast<int*>(device_counts), const_cast<int*>(device_offsets),
+                         const_cast<int*>(device_source), const_cast<int*>(device_target),
+                         to_int(counts.size()),           capacity};
+  const auto rows = static_cast<std::size_t>(capacity);
+  const Experts weights{device_gate_up,
+                        device_down,
+                        to_int(hidden),
+                        to_int(inner),
+                        work().take<std::byte>(rows * hidden * 2),
+                        work().take<std::byte>(rows * inner * 2)};
+  const std::size_t bytes = total * hidden * size_of(out_dtype);
+  void* result = output_rows(out, bytes);
+  void* computed = out_dtype == Dtype::bf16 ? result : work().take<std::byte>(total * hidden * 2);
+  check(
+      cuda::experts(input, x_dtype == Dtype::f32, to_int(total), plan, weights, computed, stream()),
+      "experts");
+  if (computed != result) {
+    check(to_f32(computed, total * hidden, static_cast<float*>(result), stream()),
+          "experts: widen");
+  }
+  deliver(out, result, bytes);
+}
+
+}  // namespace fulgur::kernels::cuda

@@ -1,0 +1,66 @@
+// The CUDA backend with the fast kernels (launch.hpp) where they replace the portable ones: Hopper,
+// bf16, the shapes of misfit(). Its bits are its own: other orders of sums, the hardware's
+// exponential, lightning's state operands and softmax's weights rounded to bf16. Within it a row
+// depends on its sequence and the weights only, as everywhere (I1).
+#pragma once
+
+#include "kernels/cuda/cuda_backend.hpp"
+
+namespace fulgur::kernels::cuda {
+
+struct SoftmaxDecode;
+
+class Sm90Backend final : public CudaBackend {
+ public:
+  Sm90Backend(std::shared_ptr<DeviceMemory> memory, const CudaOptions& options)
+      : CudaBackend(std::move(memory), options) {}
+
+  /// Why a model's shape does not fit; empty: it does.
+  static std::string misfit(const ModelShape& shape);
+
+  std::string_view name() const override { return "cuda-sm90"; }
+  std::unique_ptr<Matrix> pack(std::span<const HostMatrix> parts) override;
+  std::unique_ptr<Matrix> pack_router(const HostMatrix& router) override;
+  std::unique_ptr<Expert> pack_expert(const HostMatrix& gate, const HostMatrix& up,
+                                      const HostMatrix& down) override;
+  std::unique_ptr<Matrix> random_matrix(std::size_t rows, std::size_t cols, std::uint64_t seed,
+                                        float deviation) override;
+  std::unique_ptr<Matrix> random_router(std::size_t rows, std::size_t cols, std::uint64_t seed,
+                                        float deviation) override;
+  std::unique_ptr<Expert> random_expert(std::size_t hidden, std::size_t inner, std::uint64_t seed,
+                                        float deviation) override;
+  void rms_norm(const float* x, const float* weight, float eps, std::size_t rows, std::size_t dim,
+                float* out) override;
+  void matmul(const float* x, std::size_t rows, const Matrix& weight, float* out) override;
+  std::size_t lightning_slot_bytes(const LightningShape& shape) const override;
+  void lightning(const LightningShape& shape, const float* qkv,
+                 std::span<const LightningSegment> segments, float* out) override;
+  void norm_gate(const float* o, const float* gate, const float* weight, float eps,
+                 std::size_t rows, std::size_t dim, float* out) override;
+  std::size_t softmax_page_bytes(const SoftmaxShape& shape) const override;
+  void softmax(const SoftmaxShape& shape, const float* qkv,
+               std::span<const SoftmaxSegment> segments, std::byte* pages, float* out) override;
+  void route(const float* y, std::size_t rows, const Matrix& router, std::uint32_t k,
+             std::uint16_t* experts, float* weights) override;
+  void experts(const std::byte* x, Dtype x_dtype, std::size_t hidden,
+               std::span<const ExpertGroup> groups, std::byte* out, Dtype out_dtype) override;
+
+ private:
+  class PackedMatrix;
+  class PackedExpert;
+  struct SoftmaxRows;
+
+  std::shared_ptr<std::byte> packed_memory(std::size_t rows, std::size_t cols);
+  void pack_rows(const HostMatrix& part, std::size_t first, int interleave, std::byte* packed);
+  std::shared_ptr<std::byte> random_packed(std::size_t rows, std::size_t cols, std::uint64_t seed,
+                                           float deviation);
+  const float* frequencies_of(const SoftmaxShape& shape);
+  void decode_singles(SoftmaxDecode call, const SoftmaxRows& rows, const int* tables,
+                      const int* lengths, std::byte* q, std::byte* results);
+
+  std::shared_ptr<std::byte> device_frequencies_;
+  double theta_ = 0;
+  std::uint32_t rotary_dim_ = 0;
+};
+
+}  // namespace fulgur::kernels::cuda

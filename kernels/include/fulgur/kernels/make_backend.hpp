@@ -1,0 +1,26 @@
+// The choice of a backend by name, as flags give it.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels/include/fulgur/kernels/backend.hpp"
+
+namespace fulgur::kernels {
+
+struct BackendOptions {
+  std::string kind = "cpu";  ///< cpu | cuda
+  Precision precision = Precision::bf16;
+  std::uint32_t threads = 1;  ///< cpu
+  std::vector<int> cpus;      ///< cpu
+  int device = 0;             ///< cuda
+  CudaFamily family = CudaFamily::automatic;
+  ModelShape shape;
+};
+
+/// One line saying why not: an unknown kind, or what make_cpu_backend() and make_cuda_backend()
+/// say.
+Result<std::unique_ptr<Backend>> make_backend(const BackendOptions& options);
+
+}  // namespace fulgur::kernels

@@ -1,0 +1,18 @@
+#include "kernels/include/fulgur/kernels/make_backend.hpp"
+
+namespace fulgur::kernels {
+
+Result<std::unique_ptr<Backend>> make_backend(const BackendOptions& options) {
+  if (options.kind == "cpu") {
+    return make_cpu_backend({options.precision, options.threads, options.cpus, ""});
+  }
+  if (options.kind == "cuda") {
+    return make_cuda_backend({.precision = options.precision,
+                              .device = options.device,
+                              .family = options.family,
+                              .shape = options.shape});
+  }
+  return error(Code::invalid_argument, "unknown backend \"{}\"; cpu and cuda exist", options.kind);
+}
+
+}  // namespace fulgur::kernels
