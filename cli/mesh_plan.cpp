@@ -26,6 +26,7 @@ class Planner {
     ServicePlan plan = member("expert", fmt::format("expert-{}", index));
     append(plan, {"--transport", options_.transport, "--activations", options_.activations});
     pin(plan, cpu_slice(cpus_, index % options_.experts, options_.experts), 0);
+    place(plan, options_.attention + index);
     return plan;
   }
   ServicePlan attention(std::uint32_t index) const {
@@ -33,6 +34,7 @@ class Planner {
     append(plan, {"--transport", options_.transport, "--activations", options_.activations,
                   "--kv-tokens", std::to_string(kKvTokens)});
     pin(plan, cpu_slice(cpus_, index % options_.attention, options_.attention), options_.threads);
+    place(plan, index);
     return plan;
   }
   ServicePlan router() const {
@@ -66,6 +68,13 @@ class Planner {
   static void pin(ServicePlan& plan, const std::vector<int>& cpus, std::uint32_t threads) {
     append(plan, {"--threads", std::to_string(threads > 0 ? threads : cpus.size()), "--cpus",
                   fmt::format("{}", fmt::join(cpus, ","))});
+  }
+
+  /// The backend of the turn-th process that computes.
+  void place(ServicePlan& plan, std::size_t turn) const {
+    append(plan, {"--backend", options_.backend});
+    if (options_.backend != "cuda" || options_.gpus.empty()) return;
+    append(plan, {"--gpu", std::to_string(options_.gpus[turn % options_.gpus.size()])});
   }
 
   const UpOptions& options_;

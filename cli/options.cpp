@@ -55,6 +55,12 @@ CLI::App* add_up(CLI::App& app, UpOptions& up) {
   cmd->add_option("--transport", up.transport, "payload between processes")
       ->check(CLI::IsMember({"auto", "shm", "zmq"}))
       ->capture_default_str();
+  cmd->add_option("--backend", up.backend, "what computes")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  cmd->add_option("--gpus", up.gpus, "GPUs of backend cuda, taken in turn by shards, then workers")
+      ->delimiter(',')
+      ->check(CLI::Range(0, 1023));
   cmd->add_option("--threads", up.threads, "compute threads of an attention shard (0: by machine)")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();

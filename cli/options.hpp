@@ -20,6 +20,8 @@ struct UpOptions {
   std::uint32_t replicas = 2;
   std::string activations = "bf16";
   std::string transport = "auto";
+  std::string backend = "cpu";
+  std::vector<std::uint32_t> gpus{0};  ///< that services of backend cuda take in turn
   std::uint32_t threads = 0;  ///< of an attention shard; 0: chosen from the machine
   std::string log_level = "info";
   bool quiet = false;

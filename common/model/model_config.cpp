@@ -60,6 +60,10 @@ std::uint64_t ModelConfig::attention_params(AttentionKind kind) const {
   return width * hidden * 2 + std::uint64_t{kv_width()} * hidden * 2;
 }
 
+ModelShape ModelConfig::shape() const {
+  return {hidden, heads, kv_heads, head_dim, experts, experts_per_token, expert_inner};
+}
+
 std::uint64_t ModelConfig::attention_params() const {
   return layers_of(AttentionKind::lightning) * attention_params(AttentionKind::lightning) +
          layers_of(AttentionKind::softmax) * attention_params(AttentionKind::softmax);

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "common/base/model_shape.hpp"
 #include "common/base/status.hpp"
 
 namespace fulgur::model {
@@ -70,6 +71,9 @@ struct ModelConfig {
   std::uint32_t attention_width() const { return heads * head_dim; }
   std::uint32_t kv_width() const { return kv_heads * head_dim; }
   std::uint32_t layers_of(AttentionKind kind) const;
+
+  /// What the kernels want to know.
+  ModelShape shape() const;
 
   // Parameter counts.
   std::uint64_t attention_params(AttentionKind kind) const;  ///< one layer's, its norm included

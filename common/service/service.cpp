@@ -95,6 +95,12 @@ void add_flags(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   app.add_option("--cpus", flags.cpus, "cpus to pin compute threads to, e.g. 0,1")->delimiter(',');
+  app.add_option("--backend", flags.backend, "what computes")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
+  app.add_option("--gpu", flags.gpu, "number of the GPU of backend cuda")
+      ->check(CLI::Range(0, 1023))
+      ->capture_default_str();
   app.add_option("--log-level", flags.log_level, "least level logged")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
       ->capture_default_str();

@@ -33,6 +33,8 @@ struct Flags {
   std::string activations = "bf16";   ///< bf16 | f32
   std::uint32_t threads = 1;
   std::vector<int> cpus;
+  std::string backend = "cpu";        ///< cpu | cuda
+  int gpu = 0;
   std::string log_level = "info";
   std::vector<transport::CurveKey> curve;  ///< empty: links are not encrypted
   std::string otlp_endpoint;  ///< collector of spans; empty: none

@@ -24,9 +24,9 @@ void AttentionLayer::attend(MicroBatch& batch) {
   const std::size_t rows = batch.rows();
   const std::size_t hidden = config_.hidden;
   float* h = batch.h.data();
-  float* x = batch.x.reserve(rows * hidden);
-  float* y = batch.y.reserve(rows * hidden);
-  float* out = scratch_.out.reserve(rows * hidden);
+  float* x = batch.x.reserve(backend_, rows * hidden);
+  float* y = batch.y.reserve(backend_, rows * hidden);
+  float* out = scratch_.out.reserve(backend_, rows * hidden);
 
   backend_.rms_norm(h, weights_.norm_in.data(), config_.rms_eps, rows, hidden, x);
   const bool lightning = weights_.kind == model::AttentionKind::lightning;
@@ -50,9 +50,9 @@ void AttentionLayer::attend(MicroBatch& batch) {
 void AttentionLayer::attend_lightning(MicroBatch& batch, float* out) {
   const std::size_t rows = batch.rows();
   const std::size_t width = config_.attention_width();
-  float* qkv = scratch_.qkv.reserve(rows * 3 * width);
-  float* gate = scratch_.gate.reserve(rows * width);
-  float* core = scratch_.core.reserve(rows * width);
+  float* qkv = scratch_.qkv.reserve(backend_, rows * 3 * width);
+  float* gate = scratch_.gate.reserve(backend_, rows * width);
+  float* core = scratch_.core.reserve(backend_, rows * width);
   backend_.matmul(batch.x.data(), rows, *weights_.qkv, qkv);
   backend_.matmul(batch.x.data(), rows, *weights_.gate, gate);
   scratch_.lightning.clear();
@@ -69,8 +69,8 @@ void AttentionLayer::attend_lightning(MicroBatch& batch, float* out) {
 void AttentionLayer::attend_softmax(MicroBatch& batch, float* out) {
   const std::size_t rows = batch.rows();
   const std::size_t width = config_.attention_width();
-  float* qkv = scratch_.qkv.reserve(rows * (width + 2 * config_.kv_width()));
-  float* core = scratch_.core.reserve(rows * width);
+  float* qkv = scratch_.qkv.reserve(backend_, rows * (width + 2 * config_.kv_width()));
+  float* core = scratch_.core.reserve(backend_, rows * width);
   backend_.matmul(batch.x.data(), rows, *weights_.qkv, qkv);
   scratch_.softmax.clear();
   for (const Slice& slice : batch.slices) {

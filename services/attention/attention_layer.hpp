@@ -7,7 +7,6 @@
 #include <memory>
 #include <vector>
 
-#include "common/base/memory.hpp"
 #include "common/model/model_config.hpp"
 #include "kernels/include/fulgur/kernels/backend.hpp"
 #include "services/attention/micro_batch.hpp"
@@ -15,12 +14,13 @@
 
 namespace fulgur::attention {
 
-/// Buffers that live only inside one layer's call; the layers of a shard take turns.
+/// Buffers that live only inside one layer's call; the layers of a shard take turns. In the
+/// backend's memory.
 struct LayerScratch {
-  AlignedBuffer<float> qkv;   ///< [rows, 3 W] or [rows, W + 2 KV]
-  AlignedBuffer<float> gate;  ///< [rows, W]
-  AlignedBuffer<float> core;  ///< [rows, W]
-  AlignedBuffer<float> out;   ///< [rows, hidden]
+  kernels::Buffer<float> qkv;   ///< [rows, 3 W] or [rows, W + 2 KV]
+  kernels::Buffer<float> gate;  ///< [rows, W]
+  kernels::Buffer<float> core;  ///< [rows, W]
+  kernels::Buffer<float> out;   ///< [rows, hidden]
   std::vector<kernels::LightningSegment> lightning;
   std::vector<kernels::SoftmaxSegment> softmax;
 };

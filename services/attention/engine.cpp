@@ -140,7 +140,7 @@ MicroBatchPtr Engine::next() {
   ++stats_.micro_batches_total;
   stats_.rows_total += batch->rows();
   stats_.micro_batch_rows.add(batch->rows());
-  float* h = batch->h.reserve(std::size_t{batch->rows()} * config_.hidden);
+  float* h = batch->h.reserve(backend_, std::size_t{batch->rows()} * config_.hidden);
   backend_.embed(*weights_.embedding, batch->tokens, h);
   return batch;
 }
@@ -210,12 +210,12 @@ void Engine::sample(const MicroBatch& batch, Outcome& outcome) {
   }
   for (std::size_t first = 0; first < logits_rows_.size(); first += kLogitsChunk) {
     const std::size_t count = std::min(kLogitsChunk, logits_rows_.size() - first);
-    compute_logits(batch, first, count);
+    float* chunk = compute_logits(batch, first, count);
     for (std::size_t at = 0; at < count; ++at) {
       const Slice& slice = *owner[first + at];
       Sequence* sequence = scheduler_.find(slice.sequence);
       if (sequence == nullptr || sequence->cancelled) continue;
-      const std::span<float> logits(logits_.data() + at * config_.vocab, config_.vocab);
+      const std::span<float> logits(chunk + at * config_.vocab, config_.vocab);
       const std::uint64_t position = slice.position + (logits_rows_[first + at] - slice.row);
       if (sequence->submit.prompt_logprobs && position < sequence->submit.prompt_tokens) {
         report_prompt(*sequence, position, logits, outcome);
@@ -225,13 +225,21 @@ void Engine::sample(const MicroBatch& batch, Outcome& outcome) {
   }
 }
 
-void Engine::compute_logits(const MicroBatch& batch, std::size_t first, std::size_t count) {
-  float* input = head_input_.reserve(kLogitsChunk * config_.hidden);
-  float* logits = logits_.reserve(kLogitsChunk * config_.vocab);
+float* Engine::compute_logits(const MicroBatch& batch, std::size_t first, std::size_t count) {
+  float* input = head_input_.reserve(backend_, count * config_.hidden);
+  float* logits = logits_.reserve(backend_, count * config_.vocab);
   const auto rows = std::span(logits_rows_).subspan(first, count);
   backend_.gather(batch.h.data(), rows, config_.hidden, Dtype::f32, reinterpret_cast<std::byte*>(input));
   backend_.rms_norm(input, weights_.final_norm.data(), config_.rms_eps, count, config_.hidden, input);
   backend_.matmul(input, count, *weights_.lm_head, logits);
+  if (backend_.host_memory()) return logits;
+  const std::size_t bytes = count * config_.vocab * sizeof(float);
+  if (bytes > host_logits_bytes_) {
+    host_logits_ = backend_.allocate_host(bytes);
+    host_logits_bytes_ = bytes;
+  }
+  backend_.download(host_logits_.get(), reinterpret_cast<const std::byte*>(logits), bytes);
+  return reinterpret_cast<float*>(host_logits_.get());
 }
 
 void Engine::report_prompt(Sequence& sequence, std::uint64_t position, std::span<const float> logits,

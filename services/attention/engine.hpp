@@ -84,7 +84,8 @@ class Engine {
  private:
   void begin_trace_steps(MicroBatch& batch);
   void sample(const MicroBatch& batch, Outcome& outcome);
-  void compute_logits(const MicroBatch& batch, std::size_t first, std::size_t count);
+  /// Logits [count, vocab] of entries first... of logits_rows_, in host memory.
+  float* compute_logits(const MicroBatch& batch, std::size_t first, std::size_t count);
   void report_prompt(Sequence& sequence, std::uint64_t position, std::span<const float> logits,
                      Outcome& outcome);
   void draw(Sequence& sequence, std::span<float> logits, Outcome& outcome);
@@ -105,8 +106,10 @@ class Engine {
 
   // Scratch of a step, reused.
   std::vector<std::uint32_t> logits_rows_;  ///< micro-batch rows that need logits
-  AlignedBuffer<float> head_input_;         ///< [chunk, hidden]
-  AlignedBuffer<float> logits_;             ///< [chunk, vocab]
+  kernels::Buffer<float> head_input_;       ///< [chunk, hidden]
+  kernels::Buffer<float> logits_;           ///< [chunk, vocab]
+  std::shared_ptr<std::byte> host_logits_;  ///< the same, if the backend's memory is not the host's
+  std::size_t host_logits_bytes_ = 0;
 };
 
 }  // namespace fulgur::attention

@@ -2,6 +2,7 @@
 #include "common/base/log.hpp"
 #include "common/base/memory.hpp"
 #include "common/service/member.hpp"
+#include "kernels/include/fulgur/kernels/make_backend.hpp"
 #include "services/attention/messages.hpp"
 #include "services/attention/shard.hpp"
 #include "services/attention/shard_metrics.hpp"
@@ -17,7 +18,13 @@ int run(const service::Flags& flags, attention::ShardOptions options) {
   if (const Status opened = member.open(); !opened.is_ok()) return member.fail(opened);
   const auto precision =
       flags.dtype() == Dtype::f32 ? kernels::Precision::f32 : kernels::Precision::bf16;
-  auto backend = kernels::make_cpu_backend({precision, flags.threads, flags.cpus, ""});
+  const kernels::BackendOptions kind{.kind = flags.backend,
+                                     .precision = precision,
+                                     .threads = flags.threads,
+                                     .cpus = flags.cpus,
+                                     .device = flags.gpu,
+                                     .shape = member.checkpoint()->config().shape()};
+  auto backend = kernels::make_backend(kind);
   if (!backend.is_ok()) return member.fail(backend.status());
 
   options.orchestrator = flags.orchestrator;
@@ -25,6 +32,7 @@ int run(const service::Flags& flags, attention::ShardOptions options) {
   options.dispatch.dtype = flags.dtype();
   options.registration = member.registration();
   options.tracer = member.tracer();
+  options.registration.numerics = (*backend)->numerics();
   options.on_left = [&] { member.left(); };
   options.on_fatal = [&](const std::string& why) { member.fatal(why); };
   std::unique_ptr<attention::Shard> shard;  // outlives the actors of the reactor

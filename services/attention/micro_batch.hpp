@@ -7,8 +7,8 @@
 #include <memory>
 #include <vector>
 
-#include "common/base/memory.hpp"
 #include "common/wire/messages.hpp"
+#include "kernels/include/fulgur/kernels/backend.hpp"
 #include "services/attention/sequence_trace.hpp"
 
 namespace fulgur::attention {
@@ -55,10 +55,10 @@ struct MicroBatch {
   std::int64_t deadline_ns = 0;  ///< wall clock; the latest of its sequences, 0: none
   BatchTrace trace;              ///< empty unless one of its sequences is sampled
 
-  // Activations, float32 row-major.
-  AlignedBuffer<float> h;         ///< [rows, hidden] residual stream between layers
-  AlignedBuffer<float> x;         ///< [rows, hidden] normed input of attention
-  AlignedBuffer<float> y;         ///< [rows, hidden] normed input of the experts
+  // Activations, float32 row-major, in the backend's memory.
+  kernels::Buffer<float> h;       ///< [rows, hidden] residual stream between layers
+  kernels::Buffer<float> x;       ///< [rows, hidden] normed input of attention
+  kernels::Buffer<float> y;       ///< [rows, hidden] normed input of the experts
   const float* residual = nullptr;  ///< [rows, hidden] what the expert output is added to
 
   // Routing of the layer in progress.

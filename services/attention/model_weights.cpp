@@ -62,6 +62,15 @@ LayerWeights load_layer(const model::LayerTensors& tensors, kernels::Backend& ba
 
 Result<ModelWeights> ModelWeights::load(const model::Checkpoint& checkpoint,
                                         kernels::Backend& backend) {
+  try {
+    return load_all(checkpoint, backend);
+  } catch (const std::bad_alloc& full) {  // a GPU's message says how much it has
+    return error(Code::failed_precondition, "the attention weights do not fit: {}", full.what());
+  }
+}
+
+Result<ModelWeights> ModelWeights::load_all(const model::Checkpoint& checkpoint,
+                                            kernels::Backend& backend) {
   ModelWeights weights;
   FULGUR_ASSIGN_OR_RETURN(const model::Tensor embedding, checkpoint.embedding());
   FULGUR_ASSIGN_OR_RETURN(const model::Tensor head, checkpoint.lm_head());

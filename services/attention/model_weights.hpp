@@ -38,6 +38,10 @@ struct ModelWeights {
   std::uint64_t bytes = 0;  ///< packed matrices
 
   static Result<ModelWeights> load(const model::Checkpoint& checkpoint, kernels::Backend& backend);
+
+ private:
+  static Result<ModelWeights> load_all(const model::Checkpoint& checkpoint,
+                                       kernels::Backend& backend);
 };
 
 }  // namespace fulgur::attention

@@ -23,6 +23,23 @@ void fill_sizes(ShardOptions& options, const model::Checkpoint& checkpoint,
   options.dispatch.tracer = options.tracer;
 }
 
+/// Whether the state that the layers are about to allocate fits; their actors could only die of it.
+Status check_state_fits(const ShardOptions& options, const model::ModelConfig& config,
+                        const kernels::Backend& backend) {
+  std::uint64_t bytes = 0;
+  for (const StateShape::Layer& layer : StateShape::of(config, backend).layers) {
+    const bool lightning = layer.kind == model::AttentionKind::lightning;
+    bytes += layer.piece_bytes * (lightning ? options.scheduler.slots : options.scheduler.pages);
+  }
+  if (bytes <= backend.memory_available()) return Status::ok();
+  return error(Code::failed_precondition,
+               "the state of {} sequences and {} KV tokens takes {:.2f} GiB, {:.2f} GiB are free beside "
+               "the weights",
+               options.scheduler.slots, std::uint64_t{options.scheduler.pages} * kernels::kPageTokens,
+               static_cast<double>(bytes) / (1 << 30),
+               static_cast<double>(backend.memory_available()) / (1 << 30));
+}
+
 /// Sequence state lives in these actors: one that fails cannot be restarted, the shard must be.
 actor::SupervisorOptions end_shard_on_failure(Shard& shard) {
   actor::SupervisorOptions options;
@@ -79,6 +96,7 @@ Result<std::unique_ptr<Shard>> start_shard(actor::Reactor& reactor,
   shard->options = std::move(options);
   fill_sizes(shard->options, checkpoint, backend);
   FULGUR_ASSIGN_OR_RETURN(shard->weights, ModelWeights::load(checkpoint, backend));
+  FULGUR_RETURN_IF_ERROR(check_state_fits(shard->options, shard->config, backend));
   shard->pool = std::make_shared<BufferPool>();
   shard->backend = &backend;
   shard->transport = &reactor.transport();

@@ -2,6 +2,7 @@
 #include "common/base/log.hpp"
 #include "common/base/memory.hpp"
 #include "common/service/member.hpp"
+#include "kernels/include/fulgur/kernels/make_backend.hpp"
 #include "services/expert/worker.hpp"
 #include "services/expert/worker_flags.hpp"
 #include "services/expert/worker_metrics.hpp"
@@ -17,15 +18,25 @@ int run(const service::Flags& flags, const expert::WorkerFlags& own) {
   if (const Status opened = member.open(); !opened.is_ok()) return member.fail(opened);
   const auto precision =
       flags.dtype() == Dtype::f32 ? kernels::Precision::f32 : kernels::Precision::bf16;
-  auto backend = kernels::make_cpu_backend({precision, flags.threads, flags.cpus, ""});
+  const kernels::BackendOptions kind{.kind = flags.backend,
+                                     .precision = precision,
+                                     .threads = flags.threads,
+                                     .cpus = flags.cpus,
+                                     .device = flags.gpu,
+                                     .shape = member.checkpoint()->config().shape()};
+  auto backend = kernels::make_backend(kind);
   if (!backend.is_ok()) return member.fail(backend.status());
-  auto packer = kernels::make_cpu_backend({precision, 1, {}, ""});
+  kernels::BackendOptions packing = kind;
+  packing.threads = 1;
+  packing.cpus.clear();
+  auto packer = kernels::make_backend(packing);
   if (!packer.is_ok()) return member.fail(packer.status());
 
   expert::WorkerOptions options;
   options.orchestrator = flags.orchestrator;
   options.registration = member.registration(own.capacity_bytes);
   options.tracer = member.tracer();
+  options.registration.numerics = (*backend)->numerics();
   expert::apply(own, options);
   options.on_left = [&] { member.left(); };
   options.on_fatal = [&](const std::string& why) { member.fatal(why); };

@@ -89,8 +89,13 @@ std::vector<ReplicaId> WeightStore::held() const {
 Result<std::shared_ptr<const kernels::Expert>> load_expert(const model::Checkpoint& checkpoint,
                                                            ReplicaId id, kernels::Backend& backend) {
   FULGUR_ASSIGN_OR_RETURN(const model::ExpertTensors tensors, checkpoint.expert(id.layer, id.expert));
-  return std::shared_ptr<const kernels::Expert>(
-      backend.pack_expert(view(tensors.gate), view(tensors.up), view(tensors.down)));
+  try {
+    return std::shared_ptr<const kernels::Expert>(
+        backend.pack_expert(view(tensors.gate), view(tensors.up), view(tensors.down)));
+  } catch (const std::bad_alloc& full) {  // a GPU's message says how much it has
+    return error(Code::resource_exhausted, "expert {} of layer {} does not fit: {}", id.expert,
+                 id.layer, full.what());
+  }
 }
 
 ReplicaLoader::ReplicaLoader(std::shared_ptr<const model::Checkpoint> checkpoint,

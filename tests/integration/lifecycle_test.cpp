@@ -127,6 +127,21 @@ TEST(Lifecycle, ABadModelDirectoryIsOneLine) {
   expect_one_line(up(cli::free_port(), garbled), "tokenizer.json");
 }
 
+// Whatever the machine: nobody has a GPU of this number, and most builds no CUDA at all.
+TEST(Lifecycle, AGpuThatIsNotThereIsOneLine) {
+  for (const char* service : {"fulgur-attention", "fulgur-expert"}) {
+    expect_one_line(run_program(program(service), {"--name", "x", "--model", tiny_model(), "--listen",
+                                                   "ipc://" + scratch_path("x.sock"), "--backend",
+                                                   "cuda", "--gpu", "1023"}),
+                    std::string(service) + ": cuda backend: ");
+  }
+  Mesh nobody;
+  expect_one_line(run_program(program("fulgur"),
+                              {"up", "--quiet", "--port", std::to_string(nobody.port()), "--backend",
+                               "cuda", "--gpus", "1023"}),
+                  "cuda backend: ");
+}
+
 TEST(Lifecycle, ADetachedMeshLetsGoAndGoesDown) {
   const std::uint16_t port = cli::free_port();
   // Through a shell whose output is a pipe: `cat` ends only when nobody holds the pipe open.

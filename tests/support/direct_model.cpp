@@ -43,16 +43,16 @@ DirectRun DirectModel::run(std::span<const std::uint32_t> ids, std::size_t tail,
     const auto part = ids.subspan(begin, std::min(chunk, ids.size() - begin));
     batch.tokens.assign(part.begin(), part.end());
     batch.slices = {{1, 0, 0, static_cast<std::uint32_t>(part.size()), begin, &pages_, 0}};
-    backend_.embed(*weights_.embedding, batch.tokens, batch.h.reserve(part.size() * config.hidden));
+    backend_.embed(*weights_.embedding, batch.tokens, batch.h.reserve(backend_, part.size() * config.hidden));
     for (std::size_t layer = 0; layer < config.layers; ++layer) run_layer(layer, batch, result);
     for (std::size_t row = 0; row < part.size(); ++row) {
       if (begin + row + tail < ids.size()) continue;
-      std::vector<float> normed(config.hidden);
-      std::vector<float> logits(config.vocab);
+      float* normed = normed_.reserve(backend_, config.hidden);
+      float* logits = logits_.reserve(backend_, config.vocab);
       backend_.rms_norm(batch.h.data() + row * config.hidden, weights_.final_norm.data(),
-                        config.rms_eps, 1, config.hidden, normed.data());
-      backend_.matmul(normed.data(), 1, *weights_.lm_head, logits.data());
-      result.logits.push_back(std::move(logits));
+                        config.rms_eps, 1, config.hidden, normed);
+      backend_.matmul(normed, 1, *weights_.lm_head, logits);
+      result.logits.push_back(on_host(logits, config.vocab));
     }
   }
   return result;
@@ -66,7 +66,13 @@ void DirectModel::run_layer(std::size_t layer, attention::MicroBatch& batch, Dir
   run_experts(layer, batch);
   layers_[layer]->combine(batch, dtype_);
   const float* last = batch.h.data() + (batch.rows() - 1) * hidden;
-  result.hidden[layer].assign(last, last + hidden);
+  result.hidden[layer] = on_host(last, hidden);
+}
+
+std::vector<float> DirectModel::on_host(const float* values, std::size_t count) {
+  std::vector<float> host(count);
+  backend_.download(host.data(), reinterpret_cast<const std::byte*>(values), count * sizeof(float));
+  return host;
 }
 
 void DirectModel::run_experts(std::size_t layer, attention::MicroBatch& batch) {

@@ -34,6 +34,7 @@ class DirectModel {
  private:
   void run_layer(std::size_t layer, attention::MicroBatch& batch, DirectRun& result);
   void run_experts(std::size_t layer, attention::MicroBatch& batch);
+  std::vector<float> on_host(const float* values, std::size_t count);
 
   std::shared_ptr<const model::Checkpoint> checkpoint_;
   kernels::Backend& backend_;
@@ -43,6 +44,8 @@ class DirectModel {
   std::vector<std::unique_ptr<attention::AttentionLayer>> layers_;
   std::vector<std::unique_ptr<kernels::Expert>> experts_;  ///< [layers * experts]
   std::vector<std::uint32_t> pages_;
+  kernels::Buffer<float> normed_;
+  kernels::Buffer<float> logits_;
   std::vector<std::byte> expert_input_;
   std::vector<std::byte> expert_output_;
 };

@@ -8,6 +8,7 @@
 
 #include "bench/mesh/local_mesh.hpp"
 #include "common/base/rng.hpp"
+#include "tests/support/source_dir.hpp"
 
 namespace fulgur {
 
@@ -15,7 +16,7 @@ inline constexpr std::size_t kRequests = 12;
 
 inline std::shared_ptr<const model::Checkpoint> tiny() {
   static const auto checkpoint =
-      model::Checkpoint::open(std::string(FULGUR_SOURCE_DIR) + "/models/fulgur-tiny").value();
+      model::Checkpoint::open(test::source_path("models/fulgur-tiny")).value();
   return checkpoint;
 }
 

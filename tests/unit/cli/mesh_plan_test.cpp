@@ -21,6 +21,8 @@ TEST(MeshPlan, StartsEveryServiceWithItsArguments) {
   options.attention = 2;
   options.experts = 3;
   options.activations = "f32";
+  options.backend = "cuda";
+  options.gpus = {3, 1};
   const auto plans = plan_mesh(options, {"/m", "ipc:///r/"}, {0, 1});
   std::vector<std::string> names;
   for (const auto& plan : plans) names.push_back(plan.name);
@@ -35,6 +37,7 @@ TEST(MeshPlan, StartsEveryServiceWithItsArguments) {
   EXPECT_EQ(value_of(plans[2], "--cpus"), "1");
   EXPECT_EQ(value_of(plans[3], "--cpus"), "0");
   EXPECT_EQ(value_of(plans[4], "--activations"), "f32");
+  for (std::size_t i = 1; i < 6; ++i) EXPECT_EQ(value_of(plans[i], "--backend"), "cuda");
   EXPECT_EQ(value_of(plans[6], "--port"), "9000");
   EXPECT_EQ(value_of(plans[6], "--max-context"), "65536") << "no more than a shard's KV holds";
   for (const auto& plan : plans) EXPECT_EQ(value_of(plan, "--model"), "/m");

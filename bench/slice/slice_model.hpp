@@ -1,0 +1,62 @@
+// A few layers of a large model with seeded weights in the backend's own memory, computed straight
+// through the layers' classes: attention, gate, experts and combine on one device, nothing on a
+// wire. For speed of shapes whose checkpoint nobody has at hand.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "common/model/model_config.hpp"
+#include "kernels/include/fulgur/kernels/backend.hpp"
+#include "kernels/include/fulgur/kernels/synthetic.hpp"
+#include "services/attention/attention_layer.hpp"
+
+namespace fulgur::bench {
+
+/// MiniMax-M1's sizes with `lightning` lightning layers and `softmax` softmax layers after them.
+model::ModelConfig m1_slice(std::uint32_t lightning, std::uint32_t softmax);
+
+class SliceModel {
+ public:
+  /// Room for `slots` sequences and `pages` KV pages a layer. Throws std::bad_alloc, and
+  /// AssertionError for a backend that makes no weights.
+  SliceModel(const model::ModelConfig& config, kernels::Backend& backend, std::uint32_t slots,
+             std::uint32_t pages);
+
+  /// One forward pass: rows consecutive tokens of `sequences` sequences, the first of each at
+  /// `position`; their pages are spread over the pool. Returns the greedy next token of each.
+  std::vector<std::uint32_t> step(const std::vector<std::uint32_t>& tokens, std::uint32_t sequences,
+                                  std::uint64_t position);
+  /// Parts of the last step's layer, to be timed alone: they leave the state as it was or garbage.
+  void attend(std::size_t layer);
+  void run_experts(std::size_t layer);
+  void head();
+
+  const model::ModelConfig& config() const { return config_; }
+  std::uint64_t weight_bytes() const { return weight_bytes_; }
+  std::uint64_t state_bytes() const;
+
+ private:
+  void make_layer(std::uint32_t layer, kernels::SyntheticWeights& weights);
+  attention::Vector ones(std::size_t count);
+  void place(std::uint32_t sequences, std::uint32_t rows, std::uint64_t position);
+
+  const model::ModelConfig config_;
+  kernels::Backend& backend_;
+  kernels::SyntheticWeights* synthetic_ = nullptr;
+  std::unique_ptr<kernels::Matrix> embedding_, lm_head_;
+  attention::Vector final_norm_;
+  std::vector<attention::LayerWeights> weights_;
+  std::vector<std::unique_ptr<kernels::Expert>> experts_;  ///< [layers * experts]
+  std::vector<std::unique_ptr<attention::AttentionLayer>> layers_;
+  attention::LayerScratch scratch_;
+  attention::MicroBatch batch_;
+  std::vector<std::uint32_t> free_pages_;          ///< the pool's pages in a shuffled order
+  std::vector<std::vector<std::uint32_t>> pages_;  ///< of each sequence
+  kernels::Buffer<std::byte> sent_, answered_;
+  kernels::Buffer<float> last_, logits_;
+  std::uint64_t weight_bytes_ = 0;
+};
+
+}  // namespace fulgur::bench
