@@ -13,6 +13,7 @@
 #include "common/base/log.hpp"
 #include "common/base/memory.hpp"
 #include "kernels/bench/roofline.hpp"
+#include "kernels/include/fulgur/kernels/make_backend.hpp"
 
 using namespace fulgur;
 
@@ -22,6 +23,8 @@ struct Options {
   std::string model;
   std::string mesh;
   std::uint32_t threads = 2;
+  std::string backend = "cpu";
+  int gpu = 0;
   std::string activations = "bf16";
   std::vector<std::uint32_t> decode{1, 8, 32};
   std::vector<std::uint32_t> prefill{512, 4096};
@@ -155,11 +158,14 @@ void print_split(const attention::Shard& shard) {
 Status run_local(const Options& options, std::shared_ptr<const model::Checkpoint> checkpoint,
                  const std::vector<int>& cpus, const kernels::Roofline& roofline) {
   const RealClock clock;
-  kernels::CpuOptions cpu;
-  cpu.precision = options.activations == "f32" ? kernels::Precision::f32 : kernels::Precision::bf16;
-  cpu.threads = options.threads;
-  if (cpus.size() >= options.threads) cpu.cpus.assign(cpus.begin(), cpus.begin() + options.threads);
-  FULGUR_ASSIGN_OR_RETURN(auto backend, kernels::make_cpu_backend(cpu));
+  kernels::BackendOptions kind;
+  kind.kind = options.backend;
+  kind.precision = options.activations == "f32" ? kernels::Precision::f32 : kernels::Precision::bf16;
+  kind.threads = options.threads;
+  if (cpus.size() >= options.threads) kind.cpus.assign(cpus.begin(), cpus.begin() + options.threads);
+  kind.device = options.gpu;
+  kind.shape = checkpoint->config().shape();
+  FULGUR_ASSIGN_OR_RETURN(auto backend, kernels::make_backend(kind));
   mesh::LocalMeshOptions local;
   local.activations = options.activations == "f32" ? Dtype::f32 : Dtype::bf16;
   local.scheduler.slots = 32;
@@ -189,7 +195,10 @@ Status run(const Options& options) {
   FULGUR_ASSIGN_OR_RETURN(const auto checkpoint, model::Checkpoint::open(options.model));
   // Before anything is pinned: the probe leaves this thread on its first cpu.
   const std::vector<int> cpus = kernels::allowed_cpus();
-  FULGUR_ASSIGN_OR_RETURN(const auto roofline, kernels::measure_roofline(options.threads, cpus));
+  kernels::Roofline roofline;  // of a GPU it would be wrong: no bounds then
+  if (options.backend == "cpu") {
+    FULGUR_ASSIGN_OR_RETURN(roofline, kernels::measure_roofline(options.threads, cpus));
+  }
   if (options.mesh.empty()) return run_local(options, checkpoint, cpus, roofline);
   const RealClock clock;
   FULGUR_ASSIGN_OR_RETURN(const auto mesh, bench::MeshTarget::connect(options.mesh, clock));
@@ -208,6 +217,8 @@ int main(int argc, char** argv) {
   app.add_option("--model", options.model, "checkpoint directory")->required();
   app.add_option("--mesh", options.mesh, "endpoint of a running attention shard; else one process");
   app.add_option("--threads", options.threads, "compute threads")->capture_default_str();
+  app.add_option("--backend", options.backend, "what computes, without --mesh")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
+  app.add_option("--gpu", options.gpu, "number of the GPU of backend cuda")->capture_default_str();
   app.add_option("--activations", options.activations)->check(CLI::IsMember({"bf16", "f32"}))->capture_default_str();
   app.add_option("--decode", options.decode, "batch sizes")->delimiter(',')->capture_default_str();
   app.add_option("--prefill", options.prefill, "prompt lengths")->delimiter(',')->capture_default_str();
