@@ -45,7 +45,7 @@ elif [ -z "$library" ]; then
 fi
 [ -n "${FLA:-}" ] && export PYTHONPATH=$FLA${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONUNBUFFERED=1 TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-/tmp/fulgur-triton}
-export FULGUR_SOURCE_DIR=$root
+export FULGUR_SOURCE_DIR=$root FULGUR_GPU_REQUIRED=1
 
 failed=0
 # settle GROUP STATUS: says what went wrong and remembers it.
