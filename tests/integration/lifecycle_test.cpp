@@ -130,9 +130,11 @@ TEST(Lifecycle, ABadModelDirectoryIsOneLine) {
 // Whatever the machine: nobody has a GPU of this number, and most builds no CUDA at all.
 TEST(Lifecycle, AGpuThatIsNotThereIsOneLine) {
   for (const char* service : {"fulgur-attention", "fulgur-expert"}) {
-    expect_one_line(run_program(program(service), {"--name", "x", "--model", tiny_model(), "--listen",
-                                                   "ipc://" + scratch_path("x.sock"), "--backend",
-                                                   "cuda", "--gpu", "1023"}),
+    const std::string here = "ipc://" + scratch_path("x.sock");
+    expect_one_line(run_program(program(service),
+                                {"--name", "x", "--model", tiny_model(), "--listen", here,
+                                 "--orchestrator", "ipc://" + scratch_path("o.sock"), "--backend",
+                                 "cuda", "--gpu", "1023"}),
                     std::string(service) + ": cuda backend: ");
   }
   Mesh nobody;
