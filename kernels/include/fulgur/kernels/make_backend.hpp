@@ -12,11 +12,11 @@ namespace fulgur::kernels {
 struct BackendOptions {
   std::string kind = "cpu";  ///< cpu | cuda
   Precision precision = Precision::bf16;
-  std::uint32_t threads = 1;  ///< cpu
-  std::vector<int> cpus;      ///< cpu
-  int device = 0;             ///< cuda
+  std::uint32_t threads = 1;   ///< cpu
+  std::vector<int> cpus = {};  ///< cpu
+  int device = 0;              ///< cuda
   CudaFamily family = CudaFamily::automatic;
-  ModelShape shape;
+  ModelShape shape = {};
 };
 
 /// One line saying why not: an unknown kind, or what make_cpu_backend() and make_cuda_backend()
