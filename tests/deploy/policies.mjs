@@ -99,6 +99,9 @@ function checkSecrets(pod, container) {
   return bad;
 }
 
+/** Settings of components, which an overlay may leave out. */
+const OPTIONAL_SETTINGS = ['FULGUR_OTLP_ENDPOINT', 'FULGUR_TRACE_SAMPLE'];
+
 /** Settings that nothing reads, and those the entry point would refuse. */
 function checkSettings(objects, root) {
   const config = objects.find((o) => o.kind === 'ConfigMap' && o.data?.FULGUR_REPLICAS)?.data ?? {};
@@ -113,6 +116,7 @@ function checkSettings(objects, root) {
       .filter((name) => !text.includes(`$(${name})`))
       .map((name) => `fulgur-config: nothing reads ${name}`),
     ...[...new Set([...Object.keys(config), ...known])]
+      .filter((name) => name in config || !OPTIONAL_SETTINGS.includes(name))
       .filter((name) => !known.includes(name) || !(name in config))
       .map((name) => `fulgur-config and entrypoint.sh differ in ${name}`),
   ];

@@ -17,6 +17,13 @@ constexpr std::size_t kStreams = 16;
 constexpr std::uint32_t kTokens = 48;
 constexpr std::uint64_t kSeed = 40260;
 
+/// Of different lengths, so that they do not all end at once: at any moment most of them run.
+std::vector<nlohmann::json> staggered_requests() {
+  auto requests = mixed_requests(kStreams, kTokens);
+  for (std::size_t i = 0; i < requests.size(); ++i) requests[i]["max_tokens"] = kTokens + 24 * i;
+  return requests;
+}
+
 /// A mesh with two shards and what it answers while nothing happens to it. A shard that has drained
 /// is not started again: a test that drains one has the mesh to itself.
 class Migration : public testing::Test {
@@ -26,8 +33,9 @@ class Migration : public testing::Test {
     const Status started = mesh_->start();
     ASSERT_TRUE(started.is_ok()) << started.message();
     if (!undisturbed_.empty()) return;
-    undisturbed_ = at_once(mesh_->url(), mixed_requests(kStreams, kTokens), true);
-    expect_equal(one_by_one(mesh_->url(), mixed_requests(2, kTokens)),
+    const auto requests = staggered_requests();
+    undisturbed_ = at_once(mesh_->url(), requests, true);
+    expect_equal(one_by_one(mesh_->url(), {requests[0], requests[1]}),
                  {undisturbed_.begin(), undisturbed_.begin() + 2});
   }
   void TearDown() override {
@@ -38,7 +46,7 @@ class Migration : public testing::Test {
 
   /// Meddles among streams once the clients have `tokens` tokens; expects equal answers.
   void expect_undisturbed(std::size_t tokens, const std::function<void()>& meddle) {
-    under_load(mesh_->url(), mixed_requests(kStreams, kTokens), undisturbed_, tokens, meddle);
+    under_load(mesh_->url(), staggered_requests(), undisturbed_, tokens, meddle);
   }
 
   void ask_to_leave(const std::string& shard) {
@@ -83,7 +91,10 @@ TEST_F(Migration, AShardThatLeavesTakesItsSequencesAlong) {
     SCOPED_TRACE(testing::Message() << "seed " << kSeed + 1 << ", round " << round);
     const std::string router = mesh_->admin_of("router-0");
     const pid_t pid = mesh_->pid_of(leaver);
+    const std::string admin = mesh_->admin_of(leaver);
     expect_undisturbed(moment, [&] {
+      // A router that has just started may be linked to the other shard alone.
+      EXPECT_TRUE(eventually([&] { return metric(admin, "fulgur_requests_running") > 0; }));
       ask_to_leave(leaver);
       EXPECT_TRUE(eventually([&] { return kill(pid, 0) != 0; })) << "it has left";
     });
