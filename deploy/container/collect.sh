@@ -12,6 +12,7 @@ done
 install -m 755 "$here/entrypoint.sh" "$out/opt/fulgur/bin/entrypoint"
 cp -r "$model" "$out/opt/fulgur/models/"
 cp "$here/../../LICENSE" "$out/opt/fulgur/"
+cp "$here/../../services/orchestrator/ops/uplot/LICENSE" "$out/opt/fulgur/LICENSE.uplot"  # embedded in the page
 
 # Libraries by their real path; dpkg knows some without the /usr that Debian merged.
 ldd "$out"/opt/fulgur/bin/fulgur-* | awk '$3 ~ /^\// {print $3}' | sort -u | xargs -n1 readlink -f |
