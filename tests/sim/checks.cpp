@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "common/wire/codec.hpp"
 #include "tests/sim/simulation.hpp"
@@ -57,7 +58,8 @@ bool Simulation::serving() {
 /// Why the mesh is not at rest and serving; empty when it is.
 std::string Simulation::unrest() {
   for (const auto& call : calls_) {
-    if (call->open()) return fmt::format("request {} of {} is open", call->number(), call->router());
+    if (call->open())
+      return fmt::format("request {} of {} is open", call->number(), call->router());
   }
   for (const auto& place : places_) {
     if (!place->process && !place->spare) return place->name + " is not running";
@@ -86,6 +88,15 @@ std::string Simulation::unrest() {
   if (view.is_discarded()) return "the orchestrator does not answer";
   const std::string phase = view.value("phase", "");
   if (phase != "idle") return "the orchestrator is " + phase;
+  // A member it has not heard since a fault may yet be declared lost, and be back a moment later.
+  std::set<std::string> alive_there;
+  for (const auto& service : view["services"])
+    if (service.value("state", "") == "alive") alive_there.insert(service.value("name", ""));
+  for (const auto& place : places_) {
+    if (place->process && place->kind != ServiceKind::orchestrator &&
+        !alive_there.contains(place->name))
+      return place->name + " is not alive to the orchestrator";
+  }
   return {};
 }
 
@@ -103,21 +114,28 @@ void Simulation::check_call(const Call& call) {
   };
   if (!call.wrong().empty()) return wrong(call.wrong());
   switch (call.ending()) {
-    case Ending::open: return wrong("it never ended");
-    case Ending::complete: report_.tokens += call.tokens(); return;
+    case Ending::open:
+      return wrong("it never ended");
+    case Ending::complete:
+      report_.tokens += call.tokens();
+      return;
     case Ending::hung_up:
-    case Ending::router_died: return;
+    case Ending::router_died:
+      return;
     case Ending::refused:
-    case Ending::failed: break;
+    case Ending::failed:
+      break;
   }
   if (call.status() == 504) {
     if (call.ended() < call.deadline()) wrong("its deadline had not come");
     return;
   }
   if (call.status() != 503 && call.status() != 429) return wrong("no error a client may see");
-  const bool at_the_door = call.ending() == Ending::refused &&
-                           (call.status() == 429 || call.message() == "no attention shard is ready");
-  if (!at_the_door && scenario_.strict()) wrong("it was admitted and faults were within the contract");
+  const bool at_the_door =
+      call.ending() == Ending::refused &&
+      (call.status() == 429 || call.message() == "no attention shard is ready");
+  if (!at_the_door && scenario_.strict())
+    wrong("it was admitted and faults were within the contract");
 }
 
 /// At rest nothing may be held.
