@@ -54,7 +54,7 @@ INSTANTIATE_TEST_SUITE_P(
     layout_name);
 
 TEST(Equality, StreamsBringWhatOneAnswerBrings) {
-  const auto& expected = reference("bf16");
+  const auto expected = reference("bf16");
   Mesh mesh;
   const Status started = mesh.start();
   ASSERT_TRUE(started.is_ok()) << started.message();
