@@ -109,7 +109,7 @@ int main(int argc, char** argv) {
   CLI::App app("Times Fulgur's CPU kernels against this machine's measured limits.");
   app.add_option("--threads", options.threads, "compute threads")->check(CLI::Range(1, 256));
   app.add_option("--precision", options.precision)->check(CLI::IsMember({"bf16", "f32"}));
-  app.add_option("--isa", options.isa, "avx512bf16 | avx512 | avx2; default the best");
+  app.add_option("--isa", options.isa, "avx512bf16 | avx512 | avx2; default the fastest here");
   app.add_option("--filter", options.filter, "only cases whose name contains this");
   app.add_option("--rounds", options.rounds)->check(CLI::Range(1, 1000));
   app.add_flag("--cpu-time", options.cpu_time, "time of the calling thread; with --threads 1");
