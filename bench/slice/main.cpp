@@ -76,7 +76,9 @@ nlohmann::json parts_of(bench::SliceModel& slice, kernels::Backend& backend,
   parts["first_layer_attend_ms"] = settled([&] { slice.attend(0); });
   parts["last_layer_attend_ms"] = settled([&] { slice.attend(last); });
   parts["experts_ms"] = settled([&] { slice.run_experts(last); });
+  parts["combine_ms"] = settled([&] { slice.combine(last); });
   parts["head_ms"] = settled([&] { slice.head(); });
+  parts["choose_ms"] = settled([&] { (void)slice.choose(); });
   return parts;
 }
 

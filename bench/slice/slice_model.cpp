@@ -126,11 +126,17 @@ std::vector<std::uint32_t> SliceModel::step(const std::vector<std::uint32_t>& to
   for (std::size_t layer = 0; layer < layers_.size(); ++layer) {
     attend(layer);
     run_experts(layer);
-    layers_[layer]->combine(batch_, Dtype::bf16);
+    combine(layer);
   }
   head();
-  std::vector<std::uint32_t> next(sequences);
-  synthetic_->argmax(logits_.data(), sequences, config_.vocab, next.data());
+  return choose();
+}
+
+void SliceModel::combine(std::size_t layer) { layers_[layer]->combine(batch_, Dtype::bf16); }
+
+std::vector<std::uint32_t> SliceModel::choose() {
+  std::vector<std::uint32_t> next(batch_.slices.size());
+  synthetic_->argmax(logits_.data(), next.size(), config_.vocab, next.data());
   return next;
 }
 

@@ -31,7 +31,9 @@ class SliceModel {
   /// Parts of the last step's layer, to be timed alone: they leave the state as it was or garbage.
   void attend(std::size_t layer);
   void run_experts(std::size_t layer);
+  void combine(std::size_t layer);
   void head();
+  std::vector<std::uint32_t> choose();
 
   const model::ModelConfig& config() const { return config_; }
   std::uint64_t weight_bytes() const { return weight_bytes_; }
