@@ -165,9 +165,12 @@ void CudaBackend::embed(const Matrix& table, std::span<const std::uint32_t> ids,
     FULGUR_ASSERT(id < matrix.rows(), "token id outside the embedding table");
   }
   work_.begin();
-  check(portable::embed(matrix.data(), matrix.dtype(), work_.upload(ids), ids.size(), matrix.cols(),
-                        out, stream()),
-        "embed");
+  check(embed_rows(matrix, work_.upload(ids), ids.size(), out), "embed");
+}
+
+cudaError_t CudaBackend::embed_rows(const DeviceTable& table, const std::uint32_t* ids,
+                                    std::size_t count, float* out) {
+  return portable::embed(table.data(), table.dtype(), ids, count, table.cols(), out, stream());
 }
 
 void CudaBackend::rms_norm(const float* x, const float* weight, float eps, std::size_t rows,
@@ -234,7 +237,8 @@ void CudaBackend::deliver_routes(const std::byte* both, std::size_t routes, std:
 void CudaBackend::argmax(const float* x, std::size_t rows, std::size_t cols, std::uint32_t* ids) {
   work_.begin();
   auto* chosen = work_.take<std::uint32_t>(rows);
-  check(portable::argmax(x, rows, cols, chosen, stream()), "argmax");
+  auto* partial = work_.take<portable::ArgmaxPart>(rows * portable::argmax_parts(cols));
+  check(portable::argmax(x, rows, cols, partial, chosen, stream()), "argmax");
   work_.copy_out(ids, chosen, rows * sizeof(std::uint32_t));
 }
 
@@ -245,9 +249,13 @@ void CudaBackend::gather(const float* y, std::span<const std::uint32_t> rows, st
   const std::size_t bytes = rows.size() * dim * size_of(dtype);
   work_.begin();
   void* gathered = output_rows(out, bytes);
-  check(portable::gather(y, work_.upload(rows), rows.size(), dim, dtype, gathered, stream()),
-        "gather");
+  check(gather_rows(y, work_.upload(rows), rows.size(), dim, dtype, gathered), "gather");
   deliver(out, gathered, bytes);
+}
+
+cudaError_t CudaBackend::gather_rows(const float* y, const std::uint32_t* rows, std::size_t count,
+                                     std::size_t dim, Dtype dtype, void* out) {
+  return portable::gather(y, rows, count, dim, dtype, out, stream());
 }
 
 /// Brings the rows that are in host memory to the device; `places` names all of them there.
@@ -293,9 +301,16 @@ void CudaBackend::combine(const float* y, std::size_t rows, std::size_t hidden, 
   lists.add(std::span(weights, rows * k), slot_weights);
   lists.add(std::span<const void* const>(places), device_places);
   lists.send();
-  check(portable::combine(y, rows, hidden, k, slot_weights, device_places, dtype, alpha, beta, out,
-                          stream()),
+  check(combine_rows(y, rows, hidden, k, slot_weights, {places, device_places}, dtype, alpha, beta,
+                     out),
         "combine");
+}
+
+cudaError_t CudaBackend::combine_rows(const float* y, std::size_t rows, std::size_t hidden,
+                                      std::uint32_t k, const float* weights, const Places& outputs,
+                                      Dtype dtype, float alpha, float beta, float* out) {
+  return portable::combine(y, rows, hidden, k, weights, outputs.device, dtype, alpha, beta, out,
+                           stream());
 }
 
 // --- Experts -----------------------------------------------------------------------------------

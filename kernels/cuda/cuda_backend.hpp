@@ -80,6 +80,20 @@ class CudaBackend : public Backend, public SyntheticWeights {
   };
   static ExpertCall flatten(std::span<const ExpertGroup> groups);
 
+  /// Places of rows: as the host knows them, and that list on the device.
+  struct Places {
+    std::span<const void* const> host;
+    const void* const* device;
+  };
+  /// What the operations of these names start once their lists are on the device.
+  virtual cudaError_t embed_rows(const DeviceTable& table, const std::uint32_t* ids,
+                                 std::size_t count, float* out);
+  virtual cudaError_t gather_rows(const float* y, const std::uint32_t* rows, std::size_t count,
+                                  std::size_t dim, Dtype dtype, void* out);
+  virtual cudaError_t combine_rows(const float* y, std::size_t rows, std::size_t hidden,
+                                   std::uint32_t k, const float* weights, const Places& outputs,
+                                   Dtype dtype, float alpha, float beta, float* out);
+
   bool bf16() const { return precision_ == Precision::bf16; }
   Workspace& work() { return work_; }
   cudaStream_t stream() const { return work_.stream(); }

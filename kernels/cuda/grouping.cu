@@ -3,6 +3,8 @@
 // of it is visible beside the weights, except that it must not synchronise with the host.
 #include <cuda_runtime.h>
 
+#include <algorithm>
+
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/layout.hpp"
 #include "kernels/cuda/ptx.cuh"
@@ -82,7 +84,8 @@ __device__ uint4 load8(const float* x) {
 }
 __device__ uint4 load8(const __nv_bfloat16* x) { return *reinterpret_cast<const uint4*>(x); }
 
-/// Block: 8 rows; a thread copies chunks of 8 columns. source null: the same row.
+/// Block (x, y): 8 rows, and of their groups of 64 columns every 4th from 4 y on in steps of all y; a
+/// thread copies 8 columns at a time. source null: the same row.
 template <typename T>
 __global__ void tile_kernel(const T* x, int rows, int dim, const int* source, int capacity,
                             std::byte* tiled) {
@@ -90,8 +93,9 @@ __global__ void tile_kernel(const T* x, int rows, int dim, const int* source, in
   const int from = source != nullptr ? source[row] : row < rows ? row : -1;
   if (from < 0) return;
   const int chunk = static_cast<int>(threadIdx.x) % 8;
-  const int step = static_cast<int>(blockDim.x) / 64;
-  for (int kb = static_cast<int>(threadIdx.x) / 64; kb < dim / kAtomCols; kb += step) {
+  const int step = static_cast<int>(gridDim.y * blockDim.x) / 64;
+  const int first = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x) / 64;
+  for (int kb = first; kb < dim / kAtomCols; kb += step) {
     const int col = kb * kAtomCols + chunk * 8;
     *reinterpret_cast<uint4*>(tiled + tiled_byte(row, col, capacity)) =
         load8(x + static_cast<std::size_t>(from) * dim + col);
@@ -102,19 +106,38 @@ cudaError_t tile(const void* x, bool x_is_f32, int rows, int blocks, int dim, co
                  int capacity, void* tiled, cudaStream_t stream) {
   if (dim % kAtomCols != 0 || capacity % kAtomRows != 0) return cudaErrorInvalidValue;
   auto* to = static_cast<std::byte*>(tiled);
+  // Few rows are cut along the columns, or their loads would wait for each other.
+  constexpr int kEnough = 512;
+  const int parts = std::clamp(kEnough / std::max(blocks, 1), 1, (dim / kAtomCols + 3) / 4);
+  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(parts));
   if (x_is_f32) {
-    tile_kernel<<<blocks, 256, 0, stream>>>(static_cast<const float*>(x), rows, dim, source,
-                                            capacity, to);
+    tile_kernel<<<grid, 256, 0, stream>>>(static_cast<const float*>(x), rows, dim, source, capacity,
+                                          to);
   } else {
-    tile_kernel<<<blocks, 256, 0, stream>>>(static_cast<const __nv_bfloat16*>(x), rows, dim, source,
-                                            capacity, to);
+    tile_kernel<<<grid, 256, 0, stream>>>(static_cast<const __nv_bfloat16*>(x), rows, dim, source,
+                                          capacity, to);
   }
   return cudaGetLastError();
 }
 
+/// Rows of expert outputs, one after the other or each at a place of its own.
+struct Contiguous {
+  const __nv_bfloat16* outputs;
+  __device__ const __nv_bfloat16* row(std::size_t route, int dim) const {
+    return outputs + route * dim;
+  }
+};
+struct Scattered {
+  const void* const* places;
+  __device__ const __nv_bfloat16* row(std::size_t route, int) const {
+    return static_cast<const __nv_bfloat16*>(places[route]);
+  }
+};
+
 /// One thread 4 columns of one token.
+template <class Rows>
 __global__ void combine_kernel(const float* y, int tokens, int dim, int k, const float* weights,
-                               const __nv_bfloat16* outputs, float alpha, float beta, float* out) {
+                               Rows outputs, float alpha, float beta, float* out) {
   const std::size_t index = blockIdx.x * std::size_t{blockDim.x} + threadIdx.x;
   const int chunks = dim / 4;
   if (index >= static_cast<std::size_t>(tokens) * chunks) return;
@@ -125,7 +148,7 @@ __global__ void combine_kernel(const float* y, int tokens, int dim, int k, const
 #pragma unroll 2
   for (int s = 0; s < k; ++s) {
     const float weight = weights[t * k + s];
-    const uint2 v = *reinterpret_cast<const uint2*>(outputs + (t * k + s) * dim + col);
+    const uint2 v = *reinterpret_cast<const uint2*>(outputs.row(t * k + s, dim) + col);
     sum[0] = fmaf(weight, low_bf16(v.x), sum[0]);
     sum[1] = fmaf(weight, high_bf16(v.x), sum[1]);
     sum[2] = fmaf(weight, low_bf16(v.y), sum[2]);
@@ -134,6 +157,17 @@ __global__ void combine_kernel(const float* y, int tokens, int dim, int k, const
   *reinterpret_cast<float4*>(out + t * dim + col) =
       make_float4(fmaf(alpha, x.x, beta * sum[0]), fmaf(alpha, x.y, beta * sum[1]),
                   fmaf(alpha, x.z, beta * sum[2]), fmaf(alpha, x.w, beta * sum[3]));
+}
+
+template <class Rows>
+cudaError_t start_combine(const float* y, int tokens, int dim, int k, const float* weights,
+                          Rows outputs, float alpha, float beta, float* out, cudaStream_t stream) {
+  if (dim % 4 != 0) return cudaErrorInvalidValue;
+  if (tokens == 0) return cudaSuccess;
+  const std::size_t threads = static_cast<std::size_t>(tokens) * (dim / 4);
+  combine_kernel<<<static_cast<unsigned>((threads + 255) / 256), 256, 0, stream>>>(
+      y, tokens, dim, k, weights, outputs, alpha, beta, out);
+  return cudaGetLastError();
 }
 
 }  // namespace
@@ -169,11 +203,15 @@ cudaError_t tile_rows(const void* x, bool x_is_f32, int rows, int dim, int capac
 
 cudaError_t combine(const float* y, int tokens, int dim, int k, const float* weights,
                     const void* outputs, float alpha, float beta, float* out, cudaStream_t stream) {
-  if (dim % 4 != 0) return cudaErrorInvalidValue;
-  const std::size_t threads = static_cast<std::size_t>(tokens) * (dim / 4);
-  combine_kernel<<<static_cast<unsigned>((threads + 255) / 256), 256, 0, stream>>>(
-      y, tokens, dim, k, weights, static_cast<const __nv_bfloat16*>(outputs), alpha, beta, out);
-  return cudaGetLastError();
+  return start_combine(y, tokens, dim, k, weights,
+                       Contiguous{static_cast<const __nv_bfloat16*>(outputs)}, alpha, beta, out,
+                       stream);
+}
+
+cudaError_t combine_places(const float* y, int tokens, int dim, int k, const float* weights,
+                           const void* const* outputs, float alpha, float beta, float* out,
+                           cudaStream_t stream) {
+  return start_combine(y, tokens, dim, k, weights, Scattered{outputs}, alpha, beta, out, stream);
 }
 
 }  // namespace fulgur::kernels::cuda

@@ -99,6 +99,11 @@ cudaError_t experts(const void* x, bool x_is_f32, int routes, const RouteGroups&
 /// y, out float32 [tokens, dim]; outputs bf16.
 cudaError_t combine(const float* y, int tokens, int dim, int k, const float* weights,
                     const void* outputs, float alpha, float beta, float* out, cudaStream_t stream);
+/// The same with each output at a place of its own: outputs [tokens * k] on the device, 8-byte
+/// aligned.
+cudaError_t combine_places(const float* y, int tokens, int dim, int k, const float* weights,
+                           const void* const* outputs, float alpha, float beta, float* out,
+                           cudaStream_t stream);
 
 // --- Lightning attention, block form ---------------------------------------------------------
 
@@ -188,6 +193,9 @@ cudaError_t gate(const float* gate, std::size_t count, float* x, cudaStream_t st
 /// out = bf16(x) or float32(x); count % 4 == 0.
 cudaError_t to_bf16(const float* x, std::size_t count, void* out, cudaStream_t stream);
 cudaError_t to_f32(const void* x, std::size_t count, float* out, cudaStream_t stream);
+/// out[i] = x[rows[i]] as bf16 or float32; x [*, dim] float32, dim % 4 == 0; out 8-byte aligned.
+cudaError_t gather_rows(const float* x, const std::uint32_t* rows, int count, int dim,
+                        bool out_is_f32, void* out, cudaStream_t stream);
 /// out[i] = table[ids[i]] as float32; table bf16 [*, dim].
 cudaError_t embed(const void* table, const std::uint32_t* ids, int rows, int dim, float* out,
                   cudaStream_t stream);

@@ -105,13 +105,37 @@ __global__ void norm_gate_kernel(const __nv_bfloat16* o, const __nv_bfloat16* ga
   }
 }
 
-__global__ void embed_kernel(const __nv_bfloat16* table, const std::uint32_t* ids, int dim,
-                             float* out) {
-  const __nv_bfloat16* from = table + static_cast<std::size_t>(ids[blockIdx.x]) * dim;
-  float* to = out + static_cast<std::size_t>(blockIdx.x) * dim;
-  for (int col = static_cast<int>(threadIdx.x) * 4; col < dim; col += kThreads * 4) {
-    *reinterpret_cast<float4*>(to + col) = bf16x4(from + col);
+/// 4 columns a thread: out[i] = row ids[i] of a matrix.
+__global__ void embed_kernel(const __nv_bfloat16* table, const std::uint32_t* ids, int rows,
+                             int dim, float* out) {
+  const std::size_t index = blockIdx.x * std::size_t{blockDim.x} + threadIdx.x;
+  const std::size_t row = index / (dim / 4);
+  if (row >= rows) return;
+  const std::size_t col = index % (dim / 4) * 4;
+  *reinterpret_cast<float4*>(out + row * dim + col) =
+      bf16x4(table + static_cast<std::size_t>(ids[row]) * dim + col);
+}
+template <bool kF32>
+__global__ void gather_kernel(const float* x, const std::uint32_t* ids, int rows, int dim,
+                              void* out) {
+  const std::size_t index = blockIdx.x * std::size_t{blockDim.x} + threadIdx.x;
+  const std::size_t row = index / (dim / 4);
+  if (row >= rows) return;
+  const std::size_t col = index % (dim / 4) * 4;
+  const float4 v =
+      *reinterpret_cast<const float4*>(x + static_cast<std::size_t>(ids[row]) * dim + col);
+  const std::size_t at = row * dim + col;
+  if (kF32) {
+    *reinterpret_cast<float4*>(static_cast<float*>(out) + at) = v;
+  } else {
+    *reinterpret_cast<uint2*>(static_cast<__nv_bfloat16*>(out) + at) = {pack_bf16(v.x, v.y),
+                                                                        pack_bf16(v.z, v.w)};
   }
+}
+
+unsigned blocks_of_four(int rows, int dim) {
+  return static_cast<unsigned>((static_cast<std::size_t>(rows) * (dim / 4) + kThreads - 1) /
+                               kThreads);
 }
 
 /// Softmax of one row's logits (one an expert and lane), then the k largest.
@@ -154,6 +178,8 @@ __global__ void route_kernel(const float* y, int rows, int dim, const float* rou
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   float sum[kPerWarp][kRows] = {};
+  // With one row there are registers to have the loads of several steps in flight.
+#pragma unroll(kRows == 1 ? 6 : 1)
   for (int col = lane * 4; col < dim; col += 128) {
     float4 w[kPerWarp];
 #pragma unroll
@@ -218,8 +244,21 @@ cudaError_t embed(const void* table, const std::uint32_t* ids, int rows, int dim
                   cudaStream_t stream) {
   if (dim % 4 != 0) return cudaErrorInvalidValue;
   if (rows == 0) return cudaSuccess;
-  embed_kernel<<<rows, kThreads, 0, stream>>>(static_cast<const __nv_bfloat16*>(table), ids, dim,
-                                              out);
+  embed_kernel<<<blocks_of_four(rows, dim), kThreads, 0, stream>>>(
+      static_cast<const __nv_bfloat16*>(table), ids, rows, dim, out);
+  return cudaGetLastError();
+}
+
+cudaError_t gather_rows(const float* x, const std::uint32_t* rows, int count, int dim,
+                        bool out_is_f32, void* out, cudaStream_t stream) {
+  if (dim % 4 != 0) return cudaErrorInvalidValue;
+  if (count == 0) return cudaSuccess;
+  const unsigned blocks = blocks_of_four(count, dim);
+  if (out_is_f32) {
+    gather_kernel<true><<<blocks, kThreads, 0, stream>>>(x, rows, count, dim, out);
+  } else {
+    gather_kernel<false><<<blocks, kThreads, 0, stream>>>(x, rows, count, dim, out);
+  }
   return cudaGetLastError();
 }
 

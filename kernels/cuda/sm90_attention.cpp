@@ -24,33 +24,41 @@ std::size_t Sm90Backend::lightning_slot_bytes(const LightningShape& shape) const
 void Sm90Backend::lightning(const LightningShape& shape, const float* qkv,
                             std::span<const LightningSegment> segments, float* out) {
   if (segments.empty()) return;
+  std::size_t last = 0;
+  for (const LightningSegment& segment : segments) {
+    last = std::max<std::size_t>(last, segment.row + segment.rows);
+  }
+  const std::size_t width = std::size_t{shape.heads} * kHeadDim;
   const float* powers = decay_powers_of(shape);
+  work().begin();
+  std::byte* active = narrow_rows(last, 3 * width);
+  std::byte* rows = narrow_rows(last, width);
+  check(silu_bf16(qkv, last * 3 * width, active, stream()), "lightning: silu");
+  lightning_rows(shape, powers, active, segments, rows);
+  check(to_f32(rows, last * width, out, stream()), "lightning: widen");
+}
+
+void Sm90Backend::lightning_rows(const LightningShape& shape, const float* powers,
+                                 const void* active, std::span<const LightningSegment> segments,
+                                 void* out) {
   // Segments of one row and longer ones have kernels of their own, with the same bits.
   std::vector<LightningRows> single, longer;
-  std::size_t last = 0;
   for (const LightningSegment& segment : segments) {
     (segment.rows == 1 ? single : longer)
         .push_back({to_int(segment.row), to_int(segment.rows),
                     static_cast<std::int64_t>(segment.position), segment.slot});
-    last = std::max<std::size_t>(last, segment.row + segment.rows);
   }
-  const std::size_t width = std::size_t{shape.heads} * kHeadDim;
-  work().begin();
-  void* active = work().take<std::byte>(last * 3 * width * 2);
-  void* rows = work().take<std::byte>(last * width * 2);
-  check(silu_bf16(qkv, last * 3 * width, active, stream()), "lightning: silu");
   const int heads = to_int(shape.heads);
   if (!longer.empty()) {
     check(lightning_prefill(active, work().upload(std::span<const LightningRows>(longer)),
-                            to_int(longer.size()), heads, powers, rows, stream()),
+                            to_int(longer.size()), heads, powers, out, stream()),
           "lightning prefill");
   }
   if (!single.empty()) {
     check(lightning_decode(active, work().upload(std::span<const LightningRows>(single)),
-                           to_int(single.size()), heads, powers, rows, stream()),
+                           to_int(single.size()), heads, powers, out, stream()),
           "lightning decode");
   }
-  check(to_f32(rows, last * width, out, stream()), "lightning: widen");
 }
 
 std::size_t Sm90Backend::softmax_page_bytes(const SoftmaxShape& shape) const {
@@ -125,17 +133,27 @@ struct Sm90Backend::SoftmaxRows {
 void Sm90Backend::softmax(const SoftmaxShape& shape, const float* qkv,
                           std::span<const SoftmaxSegment> segments, std::byte* pages, float* out) {
   if (segments.empty()) return;
-  const float* frequencies = frequencies_of(shape);
-  const SoftmaxRows rows(segments);
-  const std::size_t count = rows.position.size();
+  std::size_t count = 0;
+  for (const SoftmaxSegment& segment : segments) count += segment.rows;
   const std::size_t width = std::size_t{shape.heads} * kHeadDim;
   const std::size_t all = (std::size_t{shape.heads} + 2 * shape.kv_heads) * kHeadDim;
+  const float* frequencies = frequencies_of(shape);
+  work().begin();
+  std::byte* narrow_qkv = narrow_rows(count, all);
+  std::byte* results = narrow_rows(count, width);
+  check(to_bf16(qkv, count * all, narrow_qkv, stream()), "softmax: round");
+  softmax_rows(shape, frequencies, narrow_qkv, segments, pages, results);
+  check(to_f32(results, count * width, out, stream()), "softmax: widen");
+}
+
+void Sm90Backend::softmax_rows(const SoftmaxShape& shape, const float* frequencies, const void* qkv,
+                               std::span<const SoftmaxSegment> segments, std::byte* pages,
+                               void* out) {
+  const SoftmaxRows rows(segments);
+  const std::size_t count = rows.position.size();
   const int heads = to_int(shape.heads);
   const int kv_heads = to_int(shape.kv_heads);
-  work().begin();
-  void* narrow_qkv = work().take<std::byte>(count * all * 2);
-  auto* q = work().take<std::byte>(count * width * 2);
-  auto* results = work().take<std::byte>(count * width * 2);
+  std::byte* q = narrow_rows(count, std::size_t{shape.heads} * kHeadDim);
   const int *sequence = nullptr, *position = nullptr, *table = nullptr;
   const int *single_table = nullptr, *single_length = nullptr;
   const SoftmaxTile* tiles = nullptr;
@@ -147,12 +165,11 @@ void Sm90Backend::softmax(const SoftmaxShape& shape, const float* qkv,
   lists.add(rows.single_length, single_length);
   lists.add(rows.tiles, tiles);
   lists.send();
-  check(to_bf16(qkv, count * all, narrow_qkv, stream()), "softmax: round");
-  check(rotary_cache(narrow_qkv, to_int(count), heads, kv_heads, to_int(shape.rotary_dim),
-                     frequencies, sequence, position, table, rows.stride, pages, q, stream()),
+  check(rotary_cache(qkv, to_int(count), heads, kv_heads, to_int(shape.rotary_dim), frequencies,
+                     sequence, position, table, rows.stride, pages, q, stream()),
         "softmax: rotate");
   check(softmax_prefill({q, pages, table, rows.stride, tiles, to_int(rows.tiles.size()), heads,
-                         kv_heads, results},
+                         kv_heads, out},
                         stream()),
         "softmax prefill");
   SoftmaxDecode call{};
@@ -161,8 +178,7 @@ void Sm90Backend::softmax(const SoftmaxShape& shape, const float* qkv,
   call.table_stride = rows.stride;
   call.heads = heads;
   call.kv_heads = kv_heads;
-  decode_singles(call, rows, single_table, single_length, q, results);
-  check(to_f32(results, count * width, out, stream()), "softmax: widen");
+  decode_singles(call, rows, single_table, single_length, q, static_cast<std::byte*>(out));
 }
 
 /// Rows of one token: consecutive ones in one launch, as many as the scratch of partial results
@@ -193,6 +209,78 @@ void Sm90Backend::decode_singles(SoftmaxDecode call, const SoftmaxRows& rows, co
     check(softmax_decode(call, stream()), "softmax decode");
     at += count;
   }
+}
+
+// --- Fused blocks --------------------------------------------------------------------------------
+// Between the operations of a block rows are bf16, in the layout the next kernel reads: no pass of
+// its own rounds, widens or tiles.
+
+Sm90Backend::Tiled Sm90Backend::normed_input(const AttentionFrame& frame, std::size_t rows,
+                                             const float* h, float* x) {
+  const Tiled operand = tiled(rows, frame.hidden);
+  check(residual_norm(h, nullptr, 1, 0, frame.norm_in, frame.eps, operand.rows,
+                      to_int(frame.hidden), x, operand.data, operand.capacity, stream()),
+        "norm");
+  return operand;
+}
+
+void Sm90Backend::finish_block(const AttentionFrame& frame, std::size_t rows, const float* x,
+                               const float* out, float* h, float* y) {
+  if (!frame.postnorm) {
+    check(portable::scale_add(frame.alpha, h, frame.beta, out, rows * frame.hidden, h, stream()),
+          "residual");
+  }
+  check(residual_norm(frame.postnorm ? x : h, frame.postnorm ? out : nullptr, frame.alpha,
+                      frame.beta, frame.norm_post, frame.eps, to_int(rows), to_int(frame.hidden), y,
+                      nullptr, 8, stream()),
+        "residual norm");
+}
+
+void Sm90Backend::lightning_block(const AttentionFrame& frame, const LightningShape& shape,
+                                  const LightningWeights& weights, std::size_t rows,
+                                  std::span<const LightningSegment> segments,
+                                  AttentionScratch& scratch, float* h, float* y) {
+  if (rows == 0) return;
+  const std::size_t width = std::size_t{shape.heads} * kHeadDim;
+  float* x = frame.postnorm ? scratch.x.reserve(*this, rows * frame.hidden) : nullptr;
+  float* out = scratch.out.reserve(*this, rows * frame.hidden);
+  const float* powers = decay_powers_of(shape);
+  work().begin();  // what allocates or keeps anything comes before: it takes the scratch
+  std::byte* active = narrow_rows(rows, 3 * width);
+  std::byte* gate = narrow_rows(rows, width);
+  std::byte* core = narrow_rows(rows, width);
+  const Tiled input = normed_input(frame, rows, h, x);
+  multiply(input, weights.qkv, Store::silu_bf16_rows, active);
+  multiply(input, weights.gate, Store::bf16_rows, gate);
+  lightning_rows(shape, powers, active, segments, core);
+  const Tiled gated = tiled(rows, width);
+  check(cuda::norm_gate(core, gate, weights.norm, weights.norm_eps, gated.rows, to_int(width),
+                        gated.data, gated.capacity, stream()),
+        "norm and gate");
+  multiply(gated, weights.out, Store::f32_rows, out);
+  finish_block(frame, rows, x, out, h, y);
+}
+
+void Sm90Backend::softmax_block(const AttentionFrame& frame, const SoftmaxShape& shape,
+                                const SoftmaxWeights& weights, std::size_t rows,
+                                std::span<const SoftmaxSegment> segments, std::byte* pages,
+                                AttentionScratch& scratch, float* h, float* y) {
+  if (rows == 0) return;
+  const std::size_t width = std::size_t{shape.heads} * kHeadDim;
+  float* x = frame.postnorm ? scratch.x.reserve(*this, rows * frame.hidden) : nullptr;
+  float* out = scratch.out.reserve(*this, rows * frame.hidden);
+  const float* frequencies = frequencies_of(shape);
+  work().begin();
+  std::byte* qkv = narrow_rows(rows, weights.qkv.rows());
+  std::byte* core = narrow_rows(rows, width);
+  multiply(normed_input(frame, rows, h, x), weights.qkv, Store::bf16_rows, qkv);
+  softmax_rows(shape, frequencies, qkv, segments, pages, core);
+  const Tiled attended = tiled(rows, width);
+  check(tile_rows(core, false, attended.rows, to_int(width), attended.capacity, attended.data,
+                  stream()),
+        "tile");
+  multiply(attended, weights.out, Store::f32_rows, out);
+  finish_block(frame, rows, x, out, h, y);
 }
 
 }  // namespace fulgur::kernels::cuda

@@ -21,6 +21,9 @@ std::size_t padded_rows(std::size_t rows) {
   return (rows + kPackedRows - 1) / kPackedRows * kPackedRows;
 }
 
+/// For kernels that move 4 elements at a time.
+bool is_aligned(const void* rows) { return reinterpret_cast<std::uintptr_t>(rows) % 16 == 0; }
+
 }  // namespace
 
 // --- Weights -----------------------------------------------------------------------------------
@@ -212,24 +215,59 @@ void Sm90Backend::norm_gate(const float* o, const float* gate_rows, const float*
   check(gate(gate_rows, rows * dim, out, stream()), "gate");
 }
 
-void Sm90Backend::matmul(const float* x, std::size_t rows, const Matrix& weight, float* out) {
-  if (rows == 0) return;
+Sm90Backend::Tiled Sm90Backend::tiled(std::size_t rows, std::size_t cols) {
+  const int capacity = tiled_capacity(to_int(rows), 1);
+  return {narrow_rows(static_cast<std::size_t>(capacity), cols), to_int(rows), capacity};
+}
+
+void Sm90Backend::multiply(const Tiled& x, const Matrix& weight, Store store, void* out) {
   const PackedMatrix& matrix = PackedMatrix::of(weight, false);
-  work().begin();
   Product p{};
-  p.capacity = tiled_capacity(to_int(rows), 1);
+  p.x = x.data;
+  p.capacity = x.capacity;
   p.cols = to_int(matrix.cols());
-  void* tiled = work().take<std::byte>(static_cast<std::size_t>(p.capacity) * matrix.cols() * 2);
-  check(tile_rows(x, true, to_int(rows), p.cols, p.capacity, tiled, stream()), "tile");
-  p.x = tiled;
   p.weight_rows = to_int(padded_rows(matrix.rows()));
   p.weight = matrix.data();
-  p.rows = to_int(rows);
+  p.rows = x.rows;
   p.groups = 1;
-  p.store = Store::f32_rows;
+  p.store = store;
   p.out = out;
   p.features = to_int(matrix.rows());
-  check(product(p, stream()), "matmul");
+  check(product(p, stream()), "product");
+}
+
+void Sm90Backend::matmul(const float* x, std::size_t rows, const Matrix& weight, float* out) {
+  if (rows == 0) return;
+  work().begin();
+  const Tiled operand = tiled(rows, weight.cols());
+  check(tile_rows(x, true, operand.rows, to_int(weight.cols()), operand.capacity, operand.data,
+                  stream()),
+        "tile");
+  multiply(operand, weight, Store::f32_rows, out);
+}
+
+cudaError_t Sm90Backend::embed_rows(const DeviceTable& table, const std::uint32_t* ids,
+                                    std::size_t count, float* out) {
+  if (table.dtype() != Dtype::bf16) return CudaBackend::embed_rows(table, ids, count, out);
+  return cuda::embed(table.data(), ids, to_int(count), to_int(table.cols()), out, stream());
+}
+
+cudaError_t Sm90Backend::gather_rows(const float* y, const std::uint32_t* rows, std::size_t count,
+                                     std::size_t dim, Dtype dtype, void* out) {
+  if (!is_aligned(out)) return CudaBackend::gather_rows(y, rows, count, dim, dtype, out);
+  return cuda::gather_rows(y, rows, to_int(count), to_int(dim), dtype == Dtype::f32, out, stream());
+}
+
+cudaError_t Sm90Backend::combine_rows(const float* y, std::size_t rows, std::size_t hidden,
+                                      std::uint32_t k, const float* weights, const Places& outputs,
+                                      Dtype dtype, float alpha, float beta, float* out) {
+  if (dtype != Dtype::bf16) {
+    return CudaBackend::combine_rows(y, rows, hidden, k, weights, outputs, dtype, alpha, beta, out);
+  }
+  FULGUR_ASSERT(std::all_of(outputs.host.begin(), outputs.host.end(), is_aligned),
+                "rows of expert outputs on a GPU begin at multiples of 16 bytes");
+  return combine_places(y, to_int(rows), to_int(hidden), to_int(k), weights, outputs.device, alpha,
+                        beta, out, stream());
 }
 
 void Sm90Backend::route(const float* y, std::size_t rows, const Matrix& router, std::uint32_t k,

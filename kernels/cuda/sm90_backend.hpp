@@ -5,10 +5,9 @@
 #pragma once
 
 #include "kernels/cuda/cuda_backend.hpp"
+#include "kernels/cuda/launch.hpp"
 
 namespace fulgur::kernels::cuda {
-
-struct SoftmaxDecode;
 
 class Sm90Backend final : public CudaBackend {
  public:
@@ -40,20 +39,60 @@ class Sm90Backend final : public CudaBackend {
   std::size_t softmax_page_bytes(const SoftmaxShape& shape) const override;
   void softmax(const SoftmaxShape& shape, const float* qkv,
                std::span<const SoftmaxSegment> segments, std::byte* pages, float* out) override;
+  void lightning_block(const AttentionFrame& frame, const LightningShape& shape,
+                       const LightningWeights& weights, std::size_t rows,
+                       std::span<const LightningSegment> segments, AttentionScratch& scratch,
+                       float* h, float* y) override;
+  void softmax_block(const AttentionFrame& frame, const SoftmaxShape& shape,
+                     const SoftmaxWeights& weights, std::size_t rows,
+                     std::span<const SoftmaxSegment> segments, std::byte* pages,
+                     AttentionScratch& scratch, float* h, float* y) override;
   void route(const float* y, std::size_t rows, const Matrix& router, std::uint32_t k,
              std::uint16_t* experts, float* weights) override;
   void experts(const std::byte* x, Dtype x_dtype, std::size_t hidden,
                std::span<const ExpertGroup> groups, std::byte* out, Dtype out_dtype) override;
 
+ protected:
+  cudaError_t embed_rows(const DeviceTable& table, const std::uint32_t* ids, std::size_t count,
+                         float* out) override;
+  cudaError_t gather_rows(const float* y, const std::uint32_t* rows, std::size_t count,
+                          std::size_t dim, Dtype dtype, void* out) override;
+  cudaError_t combine_rows(const float* y, std::size_t rows, std::size_t hidden, std::uint32_t k,
+                           const float* weights, const Places& outputs, Dtype dtype, float alpha,
+                           float beta, float* out) override;
+
  private:
   class PackedMatrix;
   class PackedExpert;
   struct SoftmaxRows;
+  /// Rows as the left operand of a product (layout.hpp), in scratch.
+  struct Tiled {
+    std::byte* data;
+    int rows;
+    int capacity;
+  };
 
   std::shared_ptr<std::byte> packed_memory(std::size_t rows, std::size_t cols);
   void pack_rows(const HostMatrix& part, std::size_t first, int interleave, std::byte* packed);
   std::shared_ptr<std::byte> random_packed(std::size_t rows, std::size_t cols, std::uint64_t seed,
                                            float deviation);
+  Tiled tiled(std::size_t rows, std::size_t cols);
+  /// out = x · weightᵀ in the form of `store`, see Store.
+  void multiply(const Tiled& x, const Matrix& weight, Store store, void* out);
+  /// Rows of bf16 in scratch.
+  std::byte* narrow_rows(std::size_t rows, std::size_t cols) {
+    return work().take<std::byte>(rows * cols * 2);
+  }
+  /// x of the frame, also to `x` when that is wanted.
+  Tiled normed_input(const AttentionFrame& frame, std::size_t rows, const float* h, float* x);
+  void finish_block(const AttentionFrame& frame, std::size_t rows, const float* x,
+                    const float* out, float* h, float* y);
+  /// qkv after SiLU and out: bf16 rows.
+  void lightning_rows(const LightningShape& shape, const float* powers, const void* active,
+                      std::span<const LightningSegment> segments, void* out);
+  /// qkv and out: bf16 rows.
+  void softmax_rows(const SoftmaxShape& shape, const float* frequencies, const void* qkv,
+                    std::span<const SoftmaxSegment> segments, std::byte* pages, void* out);
   const float* frequencies_of(const SoftmaxShape& shape);
   void decode_singles(SoftmaxDecode call, const SoftmaxRows& rows, const int* tables,
                       const int* lengths, std::byte* q, std::byte* results);

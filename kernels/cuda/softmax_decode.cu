@@ -12,6 +12,7 @@
 // Traffic. KV once; partials 4 KiB a split and kv head, 1.6 % of it, mostly L2.
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/cuda/device.hpp"
@@ -247,7 +248,7 @@ __global__ __launch_bounds__(kMergeThreads) void merge_kernel(
   }
 }
 
-/// One block a row; a warp a head.
+/// Block (row, part): every gridDim.y-th of the row's elements in groups of the block's threads.
 __global__ void rotary_kernel(const __nv_bfloat16* qkv, int heads, int kv_heads, int half,
                               const float* frequencies, const int* sequence, const int* position,
                               const int* page_table, int table_stride, std::byte* pages,
@@ -262,8 +263,8 @@ __global__ void rotary_kernel(const __nv_bfloat16* qkv, int heads, int kv_heads,
   }
   __syncthreads();
   const int page = page_table[static_cast<std::size_t>(sequence[row]) * table_stride + at / kBlock];
-  for (int n = static_cast<int>(threadIdx.x); n < all * kHeadDim;
-       n += static_cast<int>(blockDim.x)) {
+  for (int n = static_cast<int>(blockIdx.y * blockDim.x + threadIdx.x); n < all * kHeadDim;
+       n += static_cast<int>(gridDim.y * blockDim.x)) {
     const int h = n / kHeadDim;
     const int d = n % kHeadDim;
     const __nv_bfloat16* x = qkv + (static_cast<std::size_t>(row) * all + h) * kHeadDim;
@@ -320,7 +321,10 @@ cudaError_t rotary_cache(const void* qkv, int rows, int heads, int kv_heads, int
                          const int* page_table, int table_stride, void* pages, void* q_out,
                          cudaStream_t stream) {
   if (rows == 0) return cudaSuccess;
-  rotary_kernel<<<rows, 256, 0, stream>>>(static_cast<const __nv_bfloat16*>(qkv), heads, kv_heads,
+  const int elements = (heads + 2 * kv_heads) * kHeadDim;
+  const int parts = std::clamp(1024 / rows, 1, (elements + 255) / 256);
+  const dim3 grid(static_cast<unsigned>(rows), static_cast<unsigned>(parts));
+  rotary_kernel<<<grid, 256, 0, stream>>>(static_cast<const __nv_bfloat16*>(qkv), heads, kv_heads,
                                           rotary_dim / 2, frequencies, sequence, position,
                                           page_table, table_stride, static_cast<std::byte*>(pages),
                                           static_cast<__nv_bfloat16*>(q_out));

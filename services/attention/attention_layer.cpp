@@ -22,22 +22,13 @@ AttentionLayer::AttentionLayer(std::uint32_t index, const model::ModelConfig& co
 
 void AttentionLayer::attend(MicroBatch& batch) {
   const std::size_t rows = batch.rows();
-  const std::size_t hidden = config_.hidden;
   float* h = batch.h.data();
-  float* x = batch.x.reserve(backend_, rows * hidden);
-  float* y = batch.y.reserve(backend_, rows * hidden);
-  float* out = scratch_.out.reserve(backend_, rows * hidden);
-
-  backend_.rms_norm(h, weights_.norm_in.data(), config_.rms_eps, rows, hidden, x);
-  const bool lightning = weights_.kind == model::AttentionKind::lightning;
-  if (lightning) {
-    attend_lightning(batch, out);
+  float* y = batch.y.reserve(backend_, rows * config_.hidden);
+  if (weights_.kind == model::AttentionKind::lightning) {
+    attend_lightning(batch, h, y);
   } else {
-    attend_softmax(batch, out);
+    attend_softmax(batch, h, y);
   }
-  const model::Residual& mix = lightning ? config_.lightning_residual : config_.softmax_residual;
-  backend_.scale_add(mix.alpha, config_.postnorm ? x : h, mix.beta, out, rows * hidden, h);
-  backend_.rms_norm(h, weights_.norm_post.data(), config_.rms_eps, rows, hidden, y);
   batch.residual = config_.postnorm ? y : h;
 
   const std::size_t routes = rows * config_.experts_per_token;
@@ -47,37 +38,32 @@ void AttentionLayer::attend(MicroBatch& batch) {
                  batch.weights.data());
 }
 
-void AttentionLayer::attend_lightning(MicroBatch& batch, float* out) {
-  const std::size_t rows = batch.rows();
-  const std::size_t width = config_.attention_width();
-  float* qkv = scratch_.qkv.reserve(backend_, rows * 3 * width);
-  float* gate = scratch_.gate.reserve(backend_, rows * width);
-  float* core = scratch_.core.reserve(backend_, rows * width);
-  backend_.matmul(batch.x.data(), rows, *weights_.qkv, qkv);
-  backend_.matmul(batch.x.data(), rows, *weights_.gate, gate);
+kernels::AttentionFrame AttentionLayer::frame(const model::Residual& mix) const {
+  return {weights_.norm_in.data(), weights_.norm_post.data(), config_.rms_eps,
+          mix.alpha,               mix.beta,                  config_.postnorm,
+          config_.hidden};
+}
+
+void AttentionLayer::attend_lightning(const MicroBatch& batch, float* h, float* y) {
   scratch_.lightning.clear();
   for (const Slice& slice : batch.slices) {
     scratch_.lightning.push_back(
         {slice.row, slice.rows, slice.position, state_.get() + slice.slot * piece_bytes_});
   }
-  backend_.lightning(lightning_, qkv, scratch_.lightning, core);
-  backend_.norm_gate(core, gate, weights_.attention_norm.data(), config_.lightning_norm_eps, rows,
-                     width, core);
-  backend_.matmul(core, rows, *weights_.out, out);
+  const kernels::LightningWeights weights{*weights_.qkv, *weights_.gate,
+                                          weights_.attention_norm.data(),
+                                          config_.lightning_norm_eps, *weights_.out};
+  backend_.lightning_block(frame(config_.lightning_residual), lightning_, weights, batch.rows(),
+                           scratch_.lightning, scratch_.arrays, h, y);
 }
 
-void AttentionLayer::attend_softmax(MicroBatch& batch, float* out) {
-  const std::size_t rows = batch.rows();
-  const std::size_t width = config_.attention_width();
-  float* qkv = scratch_.qkv.reserve(backend_, rows * (width + 2 * config_.kv_width()));
-  float* core = scratch_.core.reserve(backend_, rows * width);
-  backend_.matmul(batch.x.data(), rows, *weights_.qkv, qkv);
+void AttentionLayer::attend_softmax(const MicroBatch& batch, float* h, float* y) {
   scratch_.softmax.clear();
   for (const Slice& slice : batch.slices) {
     scratch_.softmax.push_back({slice.row, slice.rows, slice.position, slice.pages->data()});
   }
-  backend_.softmax(softmax_, qkv, scratch_.softmax, state_.get(), core);
-  backend_.matmul(core, rows, *weights_.out, out);
+  backend_.softmax_block(frame(config_.softmax_residual), softmax_, {*weights_.qkv, *weights_.out},
+                         batch.rows(), scratch_.softmax, state_.get(), scratch_.arrays, h, y);
 }
 
 void AttentionLayer::combine(MicroBatch& batch, Dtype dtype) {

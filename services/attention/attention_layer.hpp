@@ -17,10 +17,7 @@ namespace fulgur::attention {
 /// Buffers that live only inside one layer's call; the layers of a shard take turns. In the
 /// backend's memory.
 struct LayerScratch {
-  kernels::Buffer<float> qkv;   ///< [rows, 3 W] or [rows, W + 2 KV]
-  kernels::Buffer<float> gate;  ///< [rows, W]
-  kernels::Buffer<float> core;  ///< [rows, W]
-  kernels::Buffer<float> out;   ///< [rows, hidden]
+  kernels::AttentionScratch arrays;
   std::vector<kernels::LightningSegment> lightning;
   std::vector<kernels::SoftmaxSegment> softmax;
 };
@@ -49,8 +46,9 @@ class AttentionLayer {
   std::uint64_t state_bytes() const { return state_bytes_; }
 
  private:
-  void attend_lightning(MicroBatch& batch, float* out);
-  void attend_softmax(MicroBatch& batch, float* out);
+  kernels::AttentionFrame frame(const model::Residual& mix) const;
+  void attend_lightning(const MicroBatch& batch, float* h, float* y);
+  void attend_softmax(const MicroBatch& batch, float* h, float* y);
   /// Calls visit(device bytes, size) for each piece of the slice's state, in a fixed order.
   template <class Visit>
   void for_each_piece(const Slice& slice, Visit visit) const;

@@ -57,7 +57,6 @@ struct MicroBatch {
 
   // Activations, float32 row-major, in the backend's memory.
   kernels::Buffer<float> h;       ///< [rows, hidden] residual stream between layers
-  kernels::Buffer<float> x;       ///< [rows, hidden] normed input of attention
   kernels::Buffer<float> y;       ///< [rows, hidden] normed input of the experts
   const float* residual = nullptr;  ///< [rows, hidden] what the expert output is added to
 

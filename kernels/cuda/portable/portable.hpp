@@ -79,9 +79,18 @@ cudaError_t swiglu(const float* gate_up, std::size_t rows, std::size_t inner, bo
 cudaError_t choose(float* logits, std::size_t rows, std::uint32_t experts, std::uint32_t k,
                    std::uint16_t* chosen, float* weights, cudaStream_t stream);
 
-/// The first of the largest of each row.
-cudaError_t argmax(const float* x, std::size_t rows, std::size_t cols, std::uint32_t* ids,
-                   cudaStream_t stream);
+/// The largest element of a part of a row.
+struct ArgmaxPart {
+  float value;
+  std::uint32_t place;
+};
+inline constexpr std::size_t kArgmaxColumns = 4096;  ///< of a part
+constexpr std::size_t argmax_parts(std::size_t cols) {
+  return (cols + kArgmaxColumns - 1) / kArgmaxColumns;
+}
+/// The first of the largest of each row. partial: scratch [rows, argmax_parts(cols)].
+cudaError_t argmax(const float* x, std::size_t rows, std::size_t cols, ArgmaxPart* partial,
+                   std::uint32_t* ids, cudaStream_t stream);
 
 // --- Attention -----------------------------------------------------------------------------------
 

@@ -155,25 +155,63 @@ __global__ void choose_kernel(float* logits, std::size_t rows, std::uint32_t exp
   });
 }
 
-/// Block: one row.
-__global__ void argmax_kernel(const float* x, std::size_t cols, std::uint32_t* ids) {
+/// A candidate for the largest element of a row. Ties go to the lower place.
+FULGUR_DEVICE bool beats(float value, std::uint32_t place, float other, std::uint32_t other_place) {
+  return other < value || (other == value && place < other_place);
+}
+
+/// The threads' candidates to one, in the first place of both arrays.
+FULGUR_DEVICE void best_of_block(float* values, std::uint32_t* places) {
+  for (unsigned width = kThreads / 2; width > 0; width /= 2) {
+    phase([&](unsigned thread) {
+      if (thread >= width) return;
+      const unsigned other = thread + width;
+      if (!beats(values[other], places[other], values[thread], places[thread])) return;
+      values[thread] = values[other];
+      places[thread] = places[other];
+    });
+  }
+}
+
+/// Block (part, row): the largest element of a part of a row. partial [rows, parts].
+__global__ void argmax_part_kernel(const float* x, std::size_t cols, ArgmaxPart* partial) {
   __shared__ float values[kThreads];
   __shared__ std::uint32_t places[kThreads];
-  const float* row = x + blockIdx.x * cols;
+  const float* row = x + blockIdx.y * cols;
+  const std::size_t begin = static_cast<std::size_t>(blockIdx.x) * kArgmaxColumns;
+  const std::size_t end = begin + kArgmaxColumns < cols ? begin + kArgmaxColumns : cols;
   phase([&](unsigned thread) {
-    std::size_t best = thread < cols ? thread : 0;
-    for (std::size_t i = thread; i < cols; i += kThreads) best = row[best] < row[i] ? i : best;
+    std::size_t best = begin + thread < end ? begin + thread : begin;
+    for (std::size_t i = begin + thread; i < end; i += kThreads) {
+      best = row[best] < row[i] ? i : best;
+    }
     values[thread] = row[best];
     places[thread] = static_cast<std::uint32_t>(best);
   });
+  best_of_block(values, places);
   phase([&](unsigned thread) {
     if (thread != 0) return;
-    unsigned best = 0;
-    for (unsigned t = 1; t < kThreads; ++t) {
-      const bool first = values[t] == values[best] && places[t] < places[best];
-      if (values[best] < values[t] || first) best = t;
+    const std::size_t parts = (cols + kArgmaxColumns - 1) / kArgmaxColumns;
+    partial[blockIdx.y * parts + blockIdx.x] = {values[0], places[0]};
+  });
+}
+
+/// Block: one row.
+__global__ void argmax_kernel(const ArgmaxPart* partial, std::size_t parts, std::uint32_t* ids) {
+  __shared__ float values[kThreads];
+  __shared__ std::uint32_t places[kThreads];
+  const ArgmaxPart* row = partial + blockIdx.x * parts;
+  phase([&](unsigned thread) {
+    std::size_t best = thread < parts ? thread : 0;
+    for (std::size_t i = thread; i < parts; i += kThreads) {
+      if (beats(row[i].value, row[i].place, row[best].value, row[best].place)) best = i;
     }
-    ids[blockIdx.x] = places[best];
+    values[thread] = row[best].value;
+    places[thread] = row[best].place;
+  });
+  best_of_block(values, places);
+  phase([&](unsigned thread) {
+    if (thread == 0) ids[blockIdx.x] = places[0];
   });
 }
 
@@ -228,9 +266,17 @@ cudaError_t swiglu(const float* gate_up, std::size_t rows, std::size_t inner, bo
                inner, round, out);
 }
 
-cudaError_t argmax(const float* x, std::size_t rows, std::size_t cols, std::uint32_t* ids,
-                   cudaStream_t stream) {
-  return start(argmax_kernel, dim3(static_cast<unsigned>(rows)), kThreads, stream, x, cols, ids);
+cudaError_t argmax(const float* x, std::size_t rows, std::size_t cols, ArgmaxPart* partial,
+                   std::uint32_t* ids, cudaStream_t stream) {
+  const std::size_t parts = argmax_parts(cols);
+  const dim3 grid(static_cast<unsigned>(parts), static_cast<unsigned>(rows));
+  if (const cudaError_t error =
+          start(argmax_part_kernel, grid, kThreads, stream, x, cols, partial);
+      error != cudaSuccess) {
+    return error;
+  }
+  return start(argmax_kernel, dim3(static_cast<unsigned>(rows)), kThreads, stream, partial, parts,
+               ids);
 }
 
 cudaError_t choose(float* logits, std::size_t rows, std::uint32_t experts, std::uint32_t k,

@@ -77,23 +77,27 @@ class HostedBackend final : public Backend {
   void lightning(const LightningShape& shape, const float* qkv,
                  std::span<const LightningSegment> segments, float* out) override {
     const std::size_t width = std::size_t{shape.heads} * shape.head_dim;
-    const std::size_t bytes = lightning_slot_bytes(shape);
-    std::size_t rows = 0;
-    std::vector<LightningSegment> moved(segments.begin(), segments.end());
-    std::vector<std::shared_ptr<std::byte>> slots;
-    for (LightningSegment& segment : moved) {
-      rows = std::max<std::size_t>(rows, segment.row + segment.rows);
-      slots.push_back(copy(segment.slot, bytes));
-      segment.slot = slots.back().get();
-    }
+    const std::size_t rows = rows_of(segments);
+    const MovedSlots slots(*this, shape, segments);
     const auto a = input(qkv, rows * 3 * width);
-    {
-      Output result(*this, out, rows * width);
-      around_([&] { device_->lightning(shape, at(a), moved, result.get()); });
-    }
-    for (std::size_t i = 0; i < slots.size(); ++i) {
-      device_->download(segments[i].slot, slots[i].get(), bytes);
-    }
+    Output result(*this, out, rows * width);
+    around_([&] { device_->lightning(shape, at(a), slots.segments(), result.get()); });
+  }
+  void lightning_block(const AttentionFrame& frame, const LightningShape& shape,
+                       const LightningWeights& weights, std::size_t rows,
+                       std::span<const LightningSegment> segments, AttentionScratch&, float* h,
+                       float* y) override {
+    const MovedFrame moved(*this, frame);
+    const MovedSlots slots(*this, shape, segments);
+    const auto norm = input(weights.norm, weights.gate.rows());
+    const LightningWeights there{weights.qkv, weights.gate, at(norm), weights.norm_eps,
+                                 weights.out};
+    Output residual(*this, h, rows * frame.hidden), result(*this, y, rows * frame.hidden);
+    AttentionScratch scratch;
+    around_([&] {
+      device_->lightning_block(moved.frame, shape, there, rows, slots.segments(), scratch,
+                               residual.get(), result.get());
+    });
   }
   void norm_gate(const float* o, const float* gate, const float* weight, float eps,
                  std::size_t rows, std::size_t dim, float* out) override {
@@ -106,10 +110,7 @@ class HostedBackend final : public Backend {
   }
   void softmax(const SoftmaxShape& shape, const float* qkv,
                std::span<const SoftmaxSegment> segments, std::byte* pages, float* out) override {
-    std::size_t rows = 0;
-    for (const SoftmaxSegment& segment : segments) {
-      rows = std::max<std::size_t>(rows, segment.row + segment.rows);
-    }
+    const std::size_t rows = rows_of(segments);
     const std::size_t all = std::size_t{shape.heads} + 2 * shape.kv_heads;
     const auto a = input(qkv, rows * all * shape.head_dim);
     const std::size_t bytes = sizes_.at(pages);
@@ -117,6 +118,23 @@ class HostedBackend final : public Backend {
     {
       Output result(*this, out, rows * shape.heads * shape.head_dim);
       around_([&] { device_->softmax(shape, at(a), segments, pool.get(), result.get()); });
+    }
+    device_->download(pages, pool.get(), bytes);
+  }
+  void softmax_block(const AttentionFrame& frame, const SoftmaxShape& shape,
+                     const SoftmaxWeights& weights, std::size_t rows,
+                     std::span<const SoftmaxSegment> segments, std::byte* pages, AttentionScratch&,
+                     float* h, float* y) override {
+    const MovedFrame moved(*this, frame);
+    const std::size_t bytes = sizes_.at(pages);
+    const auto pool = copy(pages, bytes);
+    AttentionScratch scratch;
+    {
+      Output residual(*this, h, rows * frame.hidden), result(*this, y, rows * frame.hidden);
+      around_([&] {
+        device_->softmax_block(moved.frame, shape, weights, rows, segments, pool.get(), scratch,
+                               residual.get(), result.get());
+      });
     }
     device_->download(pages, pool.get(), bytes);
   }
@@ -165,6 +183,55 @@ class HostedBackend final : public Backend {
     Array array_;
   };
 
+  /// The slots of a call on the device, copied back when it goes.
+  class MovedSlots {
+   public:
+    MovedSlots(HostedBackend& owner, const LightningShape& shape,
+               std::span<const LightningSegment> segments)
+        : owner_(owner),
+          bytes_(owner.lightning_slot_bytes(shape)),
+          host_(segments.begin(), segments.end()),
+          moved_(host_) {
+      for (LightningSegment& segment : moved_) {
+        slots_.push_back(owner_.copy(segment.slot, bytes_));
+        segment.slot = slots_.back().get();
+      }
+    }
+    ~MovedSlots() {
+      for (std::size_t i = 0; i < slots_.size(); ++i) {
+        owner_.device_->download(host_[i].slot, slots_[i].get(), bytes_);
+      }
+    }
+    const std::vector<LightningSegment>& segments() const { return moved_; }
+
+   private:
+    HostedBackend& owner_;
+    std::size_t bytes_;
+    std::vector<LightningSegment> host_, moved_;
+    std::vector<Array> slots_;
+  };
+
+  /// A frame whose norms are on the device.
+  struct MovedFrame {
+    MovedFrame(HostedBackend& owner, const AttentionFrame& host)
+        : norm_in(owner.input(host.norm_in, host.hidden)),
+          norm_post(owner.input(host.norm_post, host.hidden)),
+          frame(host) {
+      frame.norm_in = at(norm_in);
+      frame.norm_post = at(norm_post);
+    }
+    Array norm_in, norm_post;
+    AttentionFrame frame;
+  };
+
+  template <class Segment>
+  static std::size_t rows_of(std::span<const Segment> segments) {
+    std::size_t rows = 0;
+    for (const Segment& segment : segments) {
+      rows = std::max<std::size_t>(rows, segment.row + segment.rows);
+    }
+    return rows;
+  }
   static float* at(const Array& array) { return reinterpret_cast<float*>(array.get()); }
   Array copy(const void* host, std::size_t bytes) {
     Array array = device_->allocate(bytes);

@@ -171,7 +171,15 @@ TEST_F(Sm90Test, LightningWholeAndInPieces) {
     fast_->lightning(shape, qkv.data() + at * 3 * width, {&piece, 1}, cut.data() + at * width);
   });
   EXPECT_TRUE(same_bits(cut, all));
-  EXPECT_EQ(std::memcmp(fast_slot.get(), other.get(), slot_bytes), 0) << "states differ";
+  // A slot also holds rows of blocks gone by, which nothing reads: that the states are equal shows in
+  // what follows from them, beyond the end of the block.
+  constexpr std::uint32_t kMore = 120;
+  std::vector<float> next(kMore * width, kPoison), other_next(next);
+  const LightningSegment after_whole{0, kMore, kRows, fast_slot.get()};
+  const LightningSegment after_pieces{0, kMore, kRows, other.get()};
+  fast_->lightning(shape, qkv.data(), {&after_whole, 1}, next.data());
+  fast_->lightning(shape, qkv.data(), {&after_pieces, 1}, other_next.data());
+  EXPECT_TRUE(same_bits(next, other_next)) << "states differ";
 }
 
 TEST_F(Sm90Test, SoftmaxWholeAndInPieces) {
@@ -202,6 +210,111 @@ TEST_F(Sm90Test, SoftmaxWholeAndInPieces) {
   in_pieces(rng_, kRows,
             [&](std::uint32_t at, std::uint32_t rows) { run(*fast_, pool, at, rows, cut); });
   EXPECT_TRUE(same_bits(cut, all));
+}
+
+/// One layer's attention with its weights, for a backend.
+struct BlockWeights {
+  std::unique_ptr<Matrix> qkv, gate, out;
+};
+BlockWeights packed(Backend& backend, const HostWeight& qkv, const HostWeight& gate,
+                    const HostWeight& out) {
+  const HostMatrix parts[] = {qkv.matrix(), gate.matrix(), out.matrix()};
+  return {backend.pack({&parts[0], 1}), backend.pack({&parts[1], 1}), backend.pack({&parts[2], 1})};
+}
+
+/// A whole block is close to the definition's, and a row's bits are its own: the sequence at once, in
+/// pieces, and behind another one.
+class Sm90BlockTest : public Sm90Test, public ::testing::WithParamInterface<bool> {
+ protected:
+  static constexpr std::uint32_t kRows = 150;
+  AttentionFrame frame() const {
+    return {norm_.data(), norm_post_.data(), 1e-5F, 3.5F, 1.0F, GetParam(), kShape.hidden};
+  }
+  std::vector<float> norm_ = random_floats(rng_, kShape.hidden);
+  std::vector<float> norm_post_ = random_floats(rng_, kShape.hidden);
+  AttentionScratch scratch_;
+};
+INSTANTIATE_TEST_SUITE_P(Norms, Sm90BlockTest, ::testing::Bool());
+
+TEST_P(Sm90BlockTest, Lightning) {
+  LightningShape shape{kShape.heads, 128, {}};
+  for (std::uint32_t h = 0; h < shape.heads; ++h) {
+    shape.decay.push_back(std::exp2(-8.0F * static_cast<float>(h + 1) / 16));
+  }
+  const std::size_t width = std::size_t{shape.heads} * 128, hidden = kShape.hidden;
+  const HostWeight qkv = random_weight(rng_, 3 * width, hidden, Dtype::bf16);
+  const HostWeight gate = random_weight(rng_, width, hidden, Dtype::bf16);
+  const HostWeight out = random_weight(rng_, hidden, width, Dtype::bf16);
+  const auto norm = random_floats(rng_, width);
+  const auto h = random_floats(rng_, kRows * hidden), other = random_floats(rng_, kRows * hidden);
+  const BlockWeights slow = packed(*reference_, qkv, gate, out);
+  const BlockWeights fast = packed(*fast_, qkv, gate, out);
+  const auto run = [&](Backend& backend, const BlockWeights& weights,
+                       const std::vector<LightningSegment>& segments, std::vector<float> x) {
+    std::vector<float> y(x.size(), kPoison);
+    backend.lightning_block(frame(), shape,
+                            {*weights.qkv, *weights.gate, norm.data(), 1e-6F, *weights.out},
+                            x.size() / hidden, segments, scratch_, x.data(), y.data());
+    return y;
+  };
+  const auto slot_of = [&](Backend& backend) {
+    return backend.allocate(backend.lightning_slot_bytes(shape));
+  };
+  const auto slow_slot = slot_of(*reference_), a = slot_of(*fast_), b = slot_of(*fast_),
+             c = slot_of(*fast_), d = slot_of(*fast_);
+  const auto expected = run(*reference_, slow, {{0, kRows, 0, slow_slot.get()}}, h);
+  const auto whole = run(*fast_, fast, {{0, kRows, 0, a.get()}}, h);
+  EXPECT_LT(distance(whole, expected), 2e-2);
+  std::vector<float> cut;
+  in_pieces(rng_, kRows, [&](std::uint32_t at, std::uint32_t rows) {
+    const auto y = run(*fast_, fast, {{0, rows, at, b.get()}},
+                       {h.begin() + static_cast<std::ptrdiff_t>(at * hidden),
+                        h.begin() + static_cast<std::ptrdiff_t>((at + rows) * hidden)});
+    cut.insert(cut.end(), y.begin(), y.end());
+  });
+  EXPECT_TRUE(same_bits(cut, whole));
+  std::vector<float> both = other;
+  both.insert(both.end(), h.begin(), h.end());
+  const auto joint = run(*fast_, fast, {{0, kRows, 0, c.get()}, {kRows, kRows, 0, d.get()}}, both);
+  EXPECT_TRUE(same_bits({joint.end() - static_cast<std::ptrdiff_t>(whole.size()), joint.end()},
+                        whole));
+}
+
+TEST_P(Sm90BlockTest, Softmax) {
+  const SoftmaxShape shape{kShape.heads, kShape.kv_heads, 128, 64, 1e7};
+  const std::size_t width = std::size_t{shape.heads} * 128, hidden = kShape.hidden;
+  const std::size_t all = (std::size_t{shape.heads} + 2 * shape.kv_heads) * 128;
+  const HostWeight qkv = random_weight(rng_, all, hidden, Dtype::bf16);
+  const HostWeight out = random_weight(rng_, hidden, width, Dtype::bf16);
+  const auto h = random_floats(rng_, kRows * hidden);
+  const BlockWeights slow = packed(*reference_, qkv, out, out);
+  const BlockWeights fast = packed(*fast_, qkv, out, out);
+  const std::vector<std::uint32_t> pages = {2, 0, 1};
+  const auto run = [&](Backend& backend, const BlockWeights& weights,
+                       const std::shared_ptr<std::byte>& pool, std::uint32_t at,
+                       std::vector<float> x) {
+    std::vector<float> y(x.size(), kPoison);
+    const SoftmaxSegment segment{0, static_cast<std::uint32_t>(x.size() / hidden), at,
+                                 pages.data()};
+    backend.softmax_block(frame(), shape, {*weights.qkv, *weights.out}, segment.rows,
+                          {&segment, 1}, pool.get(), scratch_, x.data(), y.data());
+    return y;
+  };
+  const auto pool_of = [&](Backend& backend) {
+    return backend.allocate(pages.size() * backend.softmax_page_bytes(shape));
+  };
+  const auto expected = run(*reference_, slow, pool_of(*reference_), 0, h);
+  const auto whole = run(*fast_, fast, pool_of(*fast_), 0, h);
+  EXPECT_LT(distance(whole, expected), 2e-2);
+  const auto pool = pool_of(*fast_);
+  std::vector<float> cut;
+  in_pieces(rng_, kRows, [&](std::uint32_t at, std::uint32_t rows) {
+    const auto y = run(*fast_, fast, pool, at,
+                       {h.begin() + static_cast<std::ptrdiff_t>(at * hidden),
+                        h.begin() + static_cast<std::ptrdiff_t>((at + rows) * hidden)});
+    cut.insert(cut.end(), y.begin(), y.end());
+  });
+  EXPECT_TRUE(same_bits(cut, whole));
 }
 
 }  // namespace

@@ -100,6 +100,35 @@ struct SoftmaxSegment {
   const std::uint32_t* pages = nullptr;  ///< page numbers covering positions [0, position + rows)
 };
 
+/// What surrounds the attention of a layer: x = rms_norm(h; norm_in), h' = alpha * (postnorm ? x : h)
+/// + beta * attention(x), y = rms_norm(h'; norm_post).
+struct AttentionFrame {
+  const float* norm_in = nullptr;    ///< [hidden]
+  const float* norm_post = nullptr;  ///< [hidden]
+  float eps = 0;
+  float alpha = 1;
+  float beta = 1;
+  bool postnorm = false;
+  std::size_t hidden = 0;
+};
+
+/// Weights of a lightning attention of width W = heads * head_dim.
+struct LightningWeights {
+  const Matrix& qkv;            ///< [3 W, hidden], interleaved per head
+  const Matrix& gate;           ///< [W, hidden]
+  const float* norm = nullptr;  ///< [W], of norm_gate()
+  float norm_eps = 0;
+  const Matrix& out;  ///< [hidden, W]
+};
+
+/// Weights of a softmax attention.
+struct SoftmaxWeights {
+  const Matrix& qkv;  ///< [W + 2 KV, hidden]
+  const Matrix& out;  ///< [hidden, W]
+};
+
+struct AttentionScratch;
+
 /// Rows of a call that go through one expert: output row `output + i` is expert(x[rows[i]]).
 struct ExpertGroup {
   const Expert* expert = nullptr;
@@ -182,6 +211,18 @@ class Backend {
   virtual void softmax(const SoftmaxShape& shape, const float* qkv,
                        std::span<const SoftmaxSegment> segments, std::byte* pages, float* out) = 0;
 
+  /// A layer's attention with what surrounds it: h [rows, hidden] -> y [rows, hidden]. h becomes h',
+  /// but with postnorm, where nothing needs it, it is left undefined. Made of the operations above;
+  /// a backend may fuse them. Segments cover all rows.
+  virtual void lightning_block(const AttentionFrame& frame, const LightningShape& shape,
+                               const LightningWeights& weights, std::size_t rows,
+                               std::span<const LightningSegment> segments,
+                               AttentionScratch& scratch, float* h, float* y);
+  virtual void softmax_block(const AttentionFrame& frame, const SoftmaxShape& shape,
+                             const SoftmaxWeights& weights, std::size_t rows,
+                             std::span<const SoftmaxSegment> segments, std::byte* pages,
+                             AttentionScratch& scratch, float* h, float* y);
+
   /// Top-k routing: softmax over all experts in float32, the k largest (ties: lower expert first),
   /// divided by their sum. experts, weights [rows, k] by descending weight.
   virtual void route(const float* y, std::size_t rows, const Matrix& router, std::uint32_t k,
@@ -225,6 +266,15 @@ class Buffer {
  private:
   std::shared_ptr<std::byte> memory_;
   std::size_t capacity_ = 0;
+};
+
+/// Arrays that live only inside one lightning_block() or softmax_block().
+struct AttentionScratch {
+  Buffer<float> x;     ///< [rows, hidden]
+  Buffer<float> qkv;   ///< [rows, 3 W] or [rows, W + 2 KV]
+  Buffer<float> gate;  ///< [rows, W]
+  Buffer<float> core;  ///< [rows, W]
+  Buffer<float> out;   ///< [rows, hidden]
 };
 
 struct CpuOptions {
