@@ -134,14 +134,15 @@ bool MeshBell::spin() {
 }
 
 void MeshBell::sleep(Nanoseconds timeout) {
-  const Nanoseconds start = now();
+  const bool spins = spin_most_ != 0 && sleeper_.may_spin();
+  const Nanoseconds start = spins ? now() : 0;
   asleep_.store(true);
   sleeper_.set_asleep(true);
   // Both sides store, then load: whoever rings after this check sees asleep and writes.
   if (!rung_.load() && !sleeper_.has_work()) look(timeout);
   sleeper_.set_asleep(false);
   asleep_.store(false);
-  if (now() - start < spin_most_) spin_now_ = spin_most_;  // spinning would have been enough
+  if (spins && now() - start < spin_most_) spin_now_ = spin_most_;  // spinning would have been enough
 }
 
 }  // namespace fulgur::transport

@@ -31,6 +31,10 @@ Peer peer_of(const wire::Hello& hello) {
   return {hello.kind, hello.name, hello.incarnation, Carrier::zmq, hello.gpu};
 }
 
+PartKind data_kind_for(const wire::Hello& hello) {
+  return hello.reads_packed ? PartKind::packed : PartKind::data;
+}
+
 }  // namespace
 
 wire::Frames MeshTransport::hello(const std::string& host, const std::string& offer,
@@ -43,6 +47,7 @@ wire::Frames MeshTransport::hello(const std::string& host, const std::string& of
   body.shm_offer = offer;
   body.shm_accepted = accepted;
   body.gpu = identity_.gpu;
+  body.reads_packed = true;
   wire::Message message;
   message.sender = identity_.name;
   message.body = std::move(body);
@@ -183,6 +188,7 @@ void MeshTransport::on_dialed(MeshLink& link, ZmqMessage& message) {
 void MeshTransport::on_dialed_hello(MeshLink& link, const wire::Hello& hello) {
   const bool answers_offer = link.state == State::offered;
   link.peer = peer_of(hello);
+  link.data_kind = data_kind_for(hello);
   const std::string host = host_for(link.wanted);
   if (!answers_offer && !host.empty() && hello.host == host) return offer_shm(link);
   if (answers_offer && hello.shm_accepted && link.shm) {
@@ -280,6 +286,7 @@ void MeshTransport::greet_accepted(ZmqMessage& message) {
   MeshLink link;
   link.id = next_link_++;
   link.peer = peer_of(*hello);
+  link.data_kind = data_kind_for(*hello);
   link.routing_id = message.routing_id;
   link.fd = message.fd;
   link.flow = std::make_shared<SendFlow>(bell_);

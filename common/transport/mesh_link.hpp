@@ -20,6 +20,7 @@ struct MeshLink {
   State state = State::backoff;
   Peer peer;
   std::shared_ptr<SendFlow> flow;
+  PartKind data_kind = PartKind::data;  ///< what the peer reads best
   std::unique_ptr<ShmLink> shm;  ///< carries the payload once up with Carrier::shm
 
   // Dialed links own a socket; a new one for every attempt, so that nothing sent to one incarnation

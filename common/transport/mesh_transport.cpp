@@ -117,7 +117,7 @@ Status MeshTransport::send(LinkId id, wire::Frames frames) {
     }
     link.flow->refused.store(false);  // all of it went out meanwhile
   }
-  const Status sent = say(link, PartKind::data, frames);
+  const Status sent = say(link, link.data_kind, frames);
   if (sent.is_ok()) {
     ++stats_.messages_sent;
     stats_.bytes_sent += bytes;

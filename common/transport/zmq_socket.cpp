@@ -18,7 +18,6 @@ namespace {
 // block of its own, which is 8-byte aligned as the decoder wants it.
 constexpr int kZeroCopyRecv = 10;
 constexpr std::size_t kCopyBelow = 1024;
-constexpr std::uint8_t kMagic = 0xf6;
 
 /// A message part under construction or just received.
 struct Part {
@@ -50,14 +49,34 @@ int send_copy(void* socket, const void* data, std::size_t size, int flags) {
   return zmq_send(socket, data, size, flags | ZMQ_DONTWAIT);
 }
 
+int send_loan(void* socket, std::shared_ptr<const void> owner, const std::byte* data,
+              std::size_t size, const std::shared_ptr<SendFlow>& flow, int flags) {
+  Part part;
+  auto* loan = new Loan{std::move(owner), flow, size};
+  flow->bytes.fetch_add(size);
+  zmq_msg_init_data(&part.message, const_cast<std::byte*>(data), size, end_loan, loan);
+  return zmq_msg_send(&part.message, socket, flags | ZMQ_DONTWAIT);
+}
+
 int send_frame(void* socket, const wire::Frame& frame, const std::shared_ptr<SendFlow>& flow,
                int flags) {
   if (frame.size < kCopyBelow) return send_copy(socket, frame.data, frame.size, flags);
-  Part part;
-  auto* loan = new Loan{frame.owner, flow, frame.size};
-  flow->bytes.fetch_add(frame.size);
-  zmq_msg_init_data(&part.message, const_cast<std::byte*>(frame.data), frame.size, end_loan, loan);
-  return zmq_msg_send(&part.message, socket, flags | ZMQ_DONTWAIT);
+  return send_loan(socket, frame.owner, frame.data, frame.size, flow, flags);
+}
+
+/// Copies, and from kCopyBelow on accounts for the copy as for memory lent.
+int send_packed(void* socket, BufferPool& pool, std::span<const wire::Frame> frames,
+                const std::shared_ptr<SendFlow>& flow, int flags) {
+  const std::size_t size = packed_size(frames);
+  if (size < kCopyBelow) {
+    std::array<std::byte, kCopyBelow> part;
+    pack(frames, part.data());
+    return send_copy(socket, part.data(), size, flags);
+  }
+  auto part = pool.take(size);
+  pack(frames, part.get());
+  const std::byte* data = part.get();
+  return send_loan(socket, std::move(part), data, size, flow, flags);
 }
 
 wire::Frame to_frame(std::shared_ptr<Part> part) {
@@ -67,6 +86,23 @@ wire::Frame to_frame(std::shared_ptr<Part> part) {
 }
 
 bool more(Part& part) { return zmq_msg_more(&part.message) != 0; }
+
+/// Finds out what a message is, and what its first part has of its frames; false: not ours.
+bool read_first(std::shared_ptr<Part> part, ZmqMessage& message) {
+  const std::span<const std::byte> bytes(part->data(), part->size());
+  if (bytes.size() < 2 || std::to_integer<std::uint8_t>(bytes[0]) != kMagic) return false;
+  message.kind = static_cast<PartKind>(bytes[1]);
+  message.frames.reserve(4);
+  switch (message.kind) {
+    case PartKind::hello:
+    case PartKind::data:
+    case PartKind::bye: return bytes.size() == 2;
+    case PartKind::packed: break;
+    default: return false;
+  }
+  message.kind = PartKind::data;
+  return unpack(bytes, part, message.frames);
+}
 
 }  // namespace
 
@@ -79,7 +115,9 @@ ZmqContext::ZmqContext() : context_(zmq_ctx_new()) {
 ZmqContext::~ZmqContext() { zmq_ctx_term(context_); }
 
 ZmqSocket::ZmqSocket(ZmqContext& context, int type)
-    : is_router_(type == ZMQ_ROUTER), socket_(zmq_socket(context.raw(), type)) {
+    : pool_(context.pool()),
+      is_router_(type == ZMQ_ROUTER),
+      socket_(zmq_socket(context.raw(), type)) {
   FULGUR_ASSERT(socket_ != nullptr, fmt::format("zmq_socket: {}", zmq_strerror(errno)));
   std::size_t size = sizeof(fd_);
   zmq_getsockopt(socket_, ZMQ_FD, &fd_, &size);
@@ -111,36 +149,45 @@ std::string ZmqSocket::last_endpoint() const {
 
 Status ZmqSocket::send(const std::string& routing_id, PartKind kind, const wire::Frames& frames,
                        const std::shared_ptr<SendFlow>& flow) {
-  const std::array<std::uint8_t, 2> first = {kMagic, static_cast<std::uint8_t>(kind)};
-  const int last = frames.empty() ? 0 : ZMQ_SNDMORE;
+  const std::span<const wire::Frame> all(frames);
+  const auto packed = kind == PartKind::packed ? packable(all) : all.first(0);
+  const auto rest = all.subspan(packed.size());
   int rc = 0;
   if (is_router_) rc = send_copy(socket_, routing_id.data(), routing_id.size(), ZMQ_SNDMORE);
-  if (rc != -1) rc = send_copy(socket_, first.data(), first.size(), last);
-  for (std::size_t i = 0; i < frames.size() && rc != -1; ++i) {
-    rc = send_frame(socket_, frames[i], flow, i + 1 < frames.size() ? ZMQ_SNDMORE : 0);
+  if (rc != -1) rc = send_first(kind, packed, rest.empty() ? 0 : ZMQ_SNDMORE, flow);
+  for (std::size_t i = 0; i < rest.size() && rc != -1; ++i) {
+    rc = send_frame(socket_, rest[i], flow, i + 1 < rest.size() ? ZMQ_SNDMORE : 0);
   }
   if (rc != -1) return Status::ok();
   if (errno == EAGAIN) return {Code::resource_exhausted, "send queue is full"};
   return error(Code::unavailable, "peer is gone: {}", zmq_strerror(errno));
 }
 
+int ZmqSocket::send_first(PartKind kind, std::span<const wire::Frame> packed, int flags,
+                          const std::shared_ptr<SendFlow>& flow) {
+  if (kind == PartKind::packed) return send_packed(socket_, pool_, packed, flow, flags);
+  const std::array<std::uint8_t, 2> first = {kMagic, static_cast<std::uint8_t>(kind)};
+  return send_copy(socket_, first.data(), first.size(), flags);
+}
+
 bool ZmqSocket::receive(ZmqMessage& message) {
   message.frames.clear();
   message.malformed = false;
-  Part part;
-  if (zmq_msg_recv(&part.message, socket_, ZMQ_DONTWAIT) == -1) return false;
+  Part id;
   if (is_router_) {
-    message.routing_id.assign(reinterpret_cast<const char*>(part.data()), part.size());
-    if (!more(part) || zmq_msg_recv(&part.message, socket_, ZMQ_DONTWAIT) == -1) {
-      message.malformed = true;
-      return true;
-    }
+    if (zmq_msg_recv(&id.message, socket_, ZMQ_DONTWAIT) == -1) return false;
+    message.routing_id.assign(reinterpret_cast<const char*>(id.data()), id.size());
+    message.malformed = !more(id);
+    if (message.malformed) return true;
   }
-  message.fd = zmq_msg_get(&part.message, ZMQ_SRCFD);
-  const auto* first = reinterpret_cast<const std::uint8_t*>(part.data());
-  message.malformed = part.size() != 2 || first[0] != kMagic || first[1] < 1 || first[1] > 3;
-  if (!message.malformed) message.kind = static_cast<PartKind>(first[1]);
-  bool rest = more(part);
+  auto part = std::make_shared<Part>();
+  if (zmq_msg_recv(&part->message, socket_, ZMQ_DONTWAIT) == -1) {
+    message.malformed = is_router_;
+    return is_router_;
+  }
+  message.fd = zmq_msg_get(&part->message, ZMQ_SRCFD);
+  bool rest = more(*part);
+  message.malformed = !read_first(std::move(part), message);
   while (rest) {
     auto next = std::make_shared<Part>();
     if (zmq_msg_recv(&next->message, socket_, ZMQ_DONTWAIT) == -1) break;

@@ -5,10 +5,13 @@
 #include <atomic>
 #include <cstddef>
 #include <functional>
+#include <span>
 #include <string>
 
+#include "common/base/buffer_pool.hpp"
 #include "common/base/status.hpp"
 #include "common/transport/options.hpp"
+#include "common/transport/packed_part.hpp"
 #include "common/wire/messages.hpp"
 
 namespace fulgur::transport {
@@ -28,20 +31,19 @@ class ZmqContext {
   ZmqContext(const ZmqContext&) = delete;
   ZmqContext& operator=(const ZmqContext&) = delete;
   void* raw() const { return context_; }
+  BufferPool& pool() { return pool_; }
 
  private:
   void* context_;
+  BufferPool pool_{4U << 20};  ///< packed parts on their way out
 };
-
-/// First part of every message of ours: a constant and what the rest is.
-enum class PartKind : std::uint8_t { hello = 1, data = 2, bye = 3 };
 
 /// One received multi-part message.
 struct ZmqMessage {
   std::string routing_id;  ///< of the sender; ROUTER sockets only
   int fd = -1;             ///< of the connection it came by
   bool malformed = false;  ///< not ours, or too many parts: `kind` and `frames` mean nothing
-  PartKind kind = PartKind::data;
+  PartKind kind = PartKind::data;  ///< never packed: that is data
   wire::Frames frames;
 };
 
@@ -60,9 +62,9 @@ class ZmqSocket {
   void set(int option, std::int64_t value);
   std::string last_endpoint() const;
 
-  /// Sends [routing id,] kind, frames without blocking. Parts below 1 KiB are copied, others are
-  /// referenced until sent and counted in `flow`. resource_exhausted when the queue is full,
-  /// unavailable when the peer is gone.
+  /// Sends [routing id,] kind, frames without blocking. Frames of 1 KiB and more that are parts of
+  /// their own are referenced until sent, others copied; both are counted in `flow` from 1 KiB on.
+  /// resource_exhausted when the queue is full, unavailable when the peer is gone.
   Status send(const std::string& routing_id, PartKind kind, const wire::Frames& frames,
               const std::shared_ptr<SendFlow>& flow);
 
@@ -70,6 +72,10 @@ class ZmqSocket {
   bool receive(ZmqMessage& message);
 
  private:
+  int send_first(PartKind kind, std::span<const wire::Frame> packed, int flags,
+                 const std::shared_ptr<SendFlow>& flow);
+
+  BufferPool& pool_;
   bool is_router_;
   void* socket_;
   int fd_ = -1;

@@ -12,6 +12,7 @@
 #include <new>
 
 #include "common/wire/codec_detail.hpp"
+#include "common/wire/codec_direct.hpp"
 
 namespace fulgur::wire {
 namespace {
@@ -168,9 +169,9 @@ Result<std::size_t> lay_out(Frames& frames,
   return bytes / sizeof(word);
 }
 
-Status decode_into(Frames& frames, Message& message) {
-  std::array<kj::ArrayPtr<const word>, kMaxFrames> segments;
-  FULGUR_ASSIGN_OR_RETURN(const std::size_t words, lay_out(frames, segments));
+Status read_segments(Frames& frames,
+                     const std::array<kj::ArrayPtr<const word>, kMaxFrames>& segments,
+                     std::size_t words, Message& message) {
   capnp::ReaderOptions options;
   // Every getter is called once, so an honest message is traversed once.
   options.traversalLimitInWords = 2 * words + 64;
@@ -190,7 +191,15 @@ Status decode_into(Frames& frames, Message& message) {
     message.trace.high = envelope.getTrace().getHigh();
     message.trace.span = envelope.getTrace().getSpan();
   }
-  FULGUR_RETURN_IF_ERROR(read_body(envelope.getBody(), frames, message.body));
+  return read_body(envelope.getBody(), frames, message.body);
+}
+
+Status decode_into(Frames& frames, bool may_read_direct, Message& message) {
+  std::array<kj::ArrayPtr<const word>, kMaxFrames> segments;
+  FULGUR_ASSIGN_OR_RETURN(const std::size_t words, lay_out(frames, segments));
+  if (!may_read_direct || !detail::read_direct(frames, message)) {
+    FULGUR_RETURN_IF_ERROR(read_segments(frames, segments, words, message));
+  }
   if (Status valid = validate(message); !valid) return {Code::data_loss, valid.message()};
   return Status::ok();
 }
@@ -212,23 +221,10 @@ schema::Envelope::Builder init_envelope(FrameBuilder& builder, const TraceContex
   return envelope;
 }
 
-}  // namespace
-
-Frames encode(const Message& message) {
-  FrameBuilder builder(detail::header_words(message));
-  detail::EncodeContext context{builder.getOrphanage(), {}};
-  auto envelope = init_envelope(builder, message.trace);
-  envelope.setVersion(message.version);
-  envelope.setSender(detail::text(message.sender));
-  envelope.setDeadlineNs(message.deadline_ns);
-  std::visit(BodyWriter{envelope.getBody(), context}, message.body);
-  return builder.frames(context.tensor);
-}
-
-Result<Message> decode(Frames frames) {
+Result<Message> decode_by(Frames frames, bool may_read_direct) {
   Message message;
   try {
-    FULGUR_RETURN_IF_ERROR(decode_into(frames, message));
+    FULGUR_RETURN_IF_ERROR(decode_into(frames, may_read_direct, message));
   } catch (const kj::Exception& malformed) {
     return error(Code::data_loss, "malformed message: {}", malformed.getDescription().cStr());
   } catch (const std::bad_alloc&) {
@@ -236,5 +232,30 @@ Result<Message> decode(Frames frames) {
   }
   return message;
 }
+
+}  // namespace
+
+Frames detail::encode_segments(const Message& message) {
+  FrameBuilder builder(header_words(message));
+  EncodeContext context{builder.getOrphanage(), {}};
+  auto envelope = init_envelope(builder, message.trace);
+  envelope.setVersion(message.version);
+  envelope.setSender(text(message.sender));
+  envelope.setDeadlineNs(message.deadline_ns);
+  std::visit(BodyWriter{envelope.getBody(), context}, message.body);
+  return builder.frames(context.tensor);
+}
+
+Result<Message> detail::decode_segments(Frames frames) {
+  return decode_by(std::move(frames), false);
+}
+
+Frames encode(const Message& message) {
+  Frames frames;
+  if (!detail::write_direct(message, frames)) frames = detail::encode_segments(message);
+  return frames;
+}
+
+Result<Message> decode(Frames frames) { return decode_by(std::move(frames), true); }
 
 }  // namespace fulgur::wire

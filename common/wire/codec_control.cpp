@@ -304,12 +304,14 @@ void put(schema::Hello::Builder to, const Hello& from) {
   to.setShmOffer(text(from.shm_offer));
   to.setShmAccepted(from.shm_accepted);
   to.setGpu(text(from.gpu));
+  to.setReadsPacked(from.reads_packed);
 }
 
 Status get(schema::Hello::Reader from, Hello& to) {
   to.kind = read_enum<ServiceKind>(from.getKind());
   to.incarnation = from.getIncarnation();
   to.shm_accepted = from.getShmAccepted();
+  to.reads_packed = from.getReadsPacked();
   FULGUR_RETURN_IF_ERROR(read_text(from.getName(), kMaxNameBytes, "hello.name", to.name));
   FULGUR_RETURN_IF_ERROR(read_text(from.getHost(), kMaxNameBytes, "hello.host", to.host));
   FULGUR_RETURN_IF_ERROR(

@@ -117,6 +117,9 @@ Status get(schema::SnapshotChunk::Reader from, const Frames& frames, SnapshotChu
 Status get(schema::SnapshotReply::Reader from, SnapshotReply& to);
 Status get(schema::SnapshotDrop::Reader from, SnapshotDrop& to);
 
+/// Whether Cap'n Proto can reference the tensor where it is: aligned, whole words.
+bool referencable(const Frame& tensor);
+
 /// 64-bit words the header of the message takes, roughly; a good guess avoids a second segment.
 std::size_t header_words(const Message& message);
 

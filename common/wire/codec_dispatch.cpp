@@ -10,11 +10,6 @@ namespace {
 
 schema::Dtype to_schema(Dtype dtype) { return static_cast<schema::Dtype>(dtype); }
 
-bool referencable(const Frame& tensor) {
-  return tensor.size % sizeof(capnp::word) == 0 &&
-         reinterpret_cast<std::uintptr_t>(tensor.data) % sizeof(capnp::word) == 0;
-}
-
 /// Address space as large as the largest message that reads as zeros and costs no memory.
 const std::byte* zeros() {
   static const std::byte* const region = [] {
@@ -29,6 +24,11 @@ const std::byte* zeros() {
 }  // namespace
 
 const std::byte* readable(const Frame& frame) { return is_device(frame) ? zeros() : frame.data; }
+
+bool referencable(const Frame& tensor) {
+  return tensor.size % sizeof(capnp::word) == 0 &&
+         reinterpret_cast<std::uintptr_t>(tensor.data) % sizeof(capnp::word) == 0;
+}
 
 Frame frame_of(const Frames& frames, capnp::Data::Reader bytes) {
   const auto* begin = reinterpret_cast<const std::byte*>(bytes.begin());

@@ -151,4 +151,5 @@ struct Hello {
   shmOffer @4 :Text;
   shmAccepted @5 :Bool;
   gpu @6 :Text;
+  readsPacked @7 :Bool;
 }

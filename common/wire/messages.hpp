@@ -440,6 +440,7 @@ struct Hello {
   bool shm_accepted = false;  ///< accepting side's answer
   /// Which GPU the process moves activations with, in the words of its GPU layer; empty: none.
   std::string gpu = {};
+  bool reads_packed = false;  ///< understands packed data on ZeroMQ; releases before it do not
   friend bool operator==(const Hello&, const Hello&) = default;
 };
 

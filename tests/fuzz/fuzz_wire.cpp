@@ -1,10 +1,12 @@
 // The wire decoder on arbitrary bytes: the input is cut into frames at the places its first bytes
-// name. Whatever decodes must pass validate() and survive another round trip.
+// name. Whatever decodes must pass validate() and survive another round trip, and the short way
+// through the codec must agree with Cap'n Proto's.
 #include <algorithm>
 #include <cstring>
 
 #include "common/base/assert.hpp"
 #include "common/wire/codec.hpp"
+#include "common/wire/codec_direct.hpp"
 
 namespace {
 
@@ -31,6 +33,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   input.push_back(frame_of(data, size / 8 * 8));
   const auto message = fulgur::wire::decode(input);
+  const auto by_segments = fulgur::wire::detail::decode_segments(input);
+  FULGUR_ASSERT(message.status().code() == by_segments.status().code(), "two ways, two verdicts");
   if (!message) return 0;
   FULGUR_ASSERT(fulgur::wire::validate(*message).is_ok(), "decoded, but not valid");
   FULGUR_ASSERT(fulgur::wire::decode(fulgur::wire::encode(*message)).is_ok(),

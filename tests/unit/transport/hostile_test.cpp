@@ -142,7 +142,7 @@ class Stranger {
   /// All parts of the next message, or nothing.
   std::vector<std::string> hear() {
     std::vector<std::string> parts;
-    std::array<char, 1024> bytes;
+    std::array<char, 32U << 10> bytes;
     int more = 1;
     while (more != 0) {
       const int size =
@@ -163,10 +163,14 @@ class Stranger {
 const std::string kHello("\xf6\x01", 2);
 const std::string kData("\xf6\x02", 2);
 const std::string kBye("\xf6\x03", 2);
+const std::string kPackedHead("\xf6\x04\x01\0\0\0\0\0", 8);  // of one frame
 
-std::vector<std::string> hello_parts(std::uint16_t version) {
+std::string size_word(std::uint64_t size) { return {reinterpret_cast<char*>(&size), sizeof(size)}; }
+
+std::vector<std::string> hello_parts(std::uint16_t version, bool reads_packed = false) {
   wire::Hello body;
   body.name = "stranger";
+  body.reads_packed = reads_packed;
   wire::Message message;
   message.version = version;
   message.body = body;
@@ -186,6 +190,7 @@ TEST(Hostile, StrangersThatSpeakZmtpAreDropped) {
                                                          {std::string("\xf6\x09", 2), "x"},
                                                          std::vector<std::string>(70, "many"),
                                                          {kHello},
+                                                         {kPackedHead + size_word(1) + "x0000000"},
                                                          {kHello, "not a message"}};
   for (std::size_t i = 0; i < rubbish.size(); ++i) {
     stranger.say(rubbish[i]);
@@ -215,7 +220,53 @@ TEST(Hostile, ALinkThatTurnsToRubbishIsCounted) {
   ASSERT_TRUE(pump({b.get()}, [&] { return b->ups.size() == 1; }));
   stranger.say({"rubbish"});
   stranger.say({kHello, "again"});
-  EXPECT_TRUE(pump({b.get()}, [&] { return b->transport().stats().malformed == 2; }));
+  stranger.say({kPackedHead + size_word(9) + "12345678"});
+  stranger.say({kPackedHead});
+  EXPECT_TRUE(pump({b.get()}, [&] { return b->transport().stats().malformed == 4; }));
+  EXPECT_TRUE(b->messages.empty());
+}
+
+TEST(Links, PackedDataIsReadFromEverybody) {
+  const auto b = listener(Carrier::zmq);
+  Stranger stranger(b->transport().endpoint());
+  stranger.say(hello_parts(wire::kProtocolVersion));
+  ASSERT_TRUE(pump({b.get()}, [&] { return b->ups.size() == 1; }));
+  stranger.say({kPackedHead + size_word(3) + std::string("one\0\0\0\0\0", 8), "two"});
+  stranger.say({kData, "one", "two"});
+  ASSERT_TRUE(pump({b.get()}, [&] { return b->messages.size() == 2; }));
+  for (const auto& [link, frames] : b->messages) {
+    ASSERT_EQ(frames.size(), 2U);
+    EXPECT_EQ(text_of(frames[0]), "one");
+    EXPECT_EQ(text_of(frames[1]), "two");
+  }
+}
+
+TEST(Links, PackedDataIsSentToThoseWhoReadIt) {
+  const std::string big(20'000, 'x');
+  for (const bool reads_packed : {false, true}) {
+    const auto b = listener(Carrier::zmq);
+    Stranger stranger(b->transport().endpoint());
+    stranger.say(hello_parts(wire::kProtocolVersion, reads_packed));
+    ASSERT_TRUE(pump({b.get()}, [&] { return b->ups.size() == 1; }));
+    ASSERT_TRUE(b->transport().send(b->ups[0].first, {frame_of("one"), frame_of("two")}).is_ok());
+    ASSERT_TRUE(b->transport().send(b->ups[0].first, {frame_of(big)}).is_ok());
+    std::vector<std::vector<std::string>> heard;
+    ASSERT_TRUE(pump({b.get()}, [&] {
+      if (auto parts = stranger.hear(); !parts.empty()) heard.push_back(std::move(parts));
+      return heard.size() == 3;
+    }));
+    EXPECT_EQ(heard[0][0], kHello);
+    if (reads_packed) {
+      const std::string head("\xf6\x04\x02\0\0\0\0\0", 8);
+      EXPECT_EQ(heard[1], std::vector<std::string>{head + size_word(3) + size_word(3) +
+                                                   std::string("one\0\0\0\0\0two\0\0\0\0\0", 16)});
+      EXPECT_EQ(heard[2].size(), 2U);
+    } else {
+      EXPECT_EQ(heard[1], (std::vector<std::string>{kData, "one", "two"}));
+      EXPECT_EQ(heard[2][0], kData);
+    }
+    EXPECT_EQ(heard[2][1].size(), big.size());
+  }
 }
 
 TEST(Links, AnOlderIncarnationIsRefusedWhileANewerIsConnected) {

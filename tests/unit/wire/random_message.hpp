@@ -183,7 +183,8 @@ class RandomMessage {
   void fill(Report& m) { m = {text(20), text(20), rng_.next(), pick(Code::internal)}; }
   void fill(Drain& m) { m = {text(20), rng_.next()}; }
   void fill(Hello& m) {
-    m = {pick(ServiceKind::tool), text(20), rng_.next(), text(60), text(40), coin(), text(60)};
+    m = {pick(ServiceKind::tool), text(20), rng_.next(), text(60), text(40), coin(), text(60),
+         coin()};
   }
   void fill(SnapshotOffer& m) {
     m.transfer = rng_.next();
