@@ -27,6 +27,9 @@ class Planner {
     append(plan, {"--transport", options_.transport, "--activations", options_.activations});
     pin(plan, cpu_slice(cpus_, index % options_.experts, options_.experts), 0);
     place(plan, options_.attention + index);
+    if (options_.expert_weights != "bf16") {
+      append(plan, {"--expert-weights", options_.expert_weights});
+    }
     return plan;
   }
   ServicePlan attention(std::uint32_t index) const {

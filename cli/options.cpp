@@ -61,6 +61,9 @@ CLI::App* add_up(CLI::App& app, UpOptions& up) {
   cmd->add_option("--gpus", up.gpus, "GPUs of backend cuda, taken in turn by shards, then workers")
       ->delimiter(',')
       ->check(CLI::Range(0, 1023));
+  cmd->add_option("--expert-weights", up.expert_weights, "how experts are kept; fp8: backend cuda")
+      ->check(CLI::IsMember({"bf16", "fp8"}))
+      ->capture_default_str();
   cmd->add_option("--threads", up.threads, "compute threads of an attention shard (0: by machine)")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();

@@ -24,6 +24,7 @@ struct Options {
   std::string mesh;
   std::uint32_t threads = 2;
   std::string backend = "cpu";
+  std::string expert_weights = "bf16";
   int gpu = 0;
   std::string activations = "bf16";
   std::vector<std::uint32_t> decode{1, 8, 32};
@@ -165,6 +166,7 @@ Status run_local(const Options& options, std::shared_ptr<const model::Checkpoint
   if (cpus.size() >= options.threads) kind.cpus.assign(cpus.begin(), cpus.begin() + options.threads);
   kind.device = options.gpu;
   kind.shape = checkpoint->config().shape();
+  kind.expert_weights = kernels::expert_weights_of(options.expert_weights);
   FULGUR_ASSIGN_OR_RETURN(auto backend, kernels::make_backend(kind));
   mesh::LocalMeshOptions local;
   local.activations = options.activations == "f32" ? Dtype::f32 : Dtype::bf16;
@@ -219,6 +221,7 @@ int main(int argc, char** argv) {
   app.add_option("--threads", options.threads, "compute threads")->capture_default_str();
   app.add_option("--backend", options.backend, "what computes, without --mesh")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
   app.add_option("--gpu", options.gpu, "number of the GPU of backend cuda")->capture_default_str();
+  app.add_option("--expert-weights", options.expert_weights, "of backend cuda")->check(CLI::IsMember({"bf16", "fp8"}))->capture_default_str();
   app.add_option("--activations", options.activations)->check(CLI::IsMember({"bf16", "f32"}))->capture_default_str();
   app.add_option("--decode", options.decode, "batch sizes")->delimiter(',')->capture_default_str();
   app.add_option("--prefill", options.prefill, "prompt lengths")->delimiter(',')->capture_default_str();

@@ -33,7 +33,7 @@ int fg_plan_groups(const void* experts, int tokens, int k, void* counts, void* o
                            stream_of(stream));
 }
 
-int fg_experts(const void* x, int x_is_f32, int routes, void* counts, void* offsets, void* source,
+int fg_experts(int fp8, const void* x, int x_is_f32, int routes, void* counts, void* offsets, void* source,
                void* target, int groups, int capacity, void* gate_up, void* down, int hidden,
                int inner, void* tiled_x, void* tiled_inner, void* out, void* stream) {
   const cuda::RouteGroups g{static_cast<int*>(counts),
@@ -48,7 +48,42 @@ int fg_experts(const void* x, int x_is_f32, int routes, void* counts, void* offs
                         inner,
                         tiled_x,
                         tiled_inner};
-  return cuda::experts(x, x_is_f32 != 0, routes, g, e, out, stream_of(stream));
+  const auto call = fp8 != 0 ? cuda::experts_fp8 : cuda::experts;
+  return call(x, x_is_f32 != 0, routes, g, e, out, stream_of(stream));
+}
+
+int fg_quantize_weight(const void* weight, int is_f32, int rows, int cols, int first_row,
+                       int interleave, int packed_rows, void* packed, void* stream) {
+  return cuda::quantize_weight(weight, is_f32 != 0, rows, cols, first_row, interleave, packed_rows,
+                               packed, stream_of(stream));
+}
+
+int fg_gather_fp8(const void* x, int x_is_f32, int dim, void* source, int capacity, void* tiled,
+                  void* stream) {
+  cuda::RouteGroups g{};
+  g.source = static_cast<int*>(source);
+  g.capacity = capacity;
+  return cuda::gather_tiled_fp8(x, x_is_f32 != 0, dim, g, tiled, stream_of(stream));
+}
+
+/// Groups of rows [groups] counts, offsets; store: cuda::Store.
+int fg_product_fp8(const void* tiled, int capacity, int rows, int cols, void* weights,
+                   int weight_rows, void* counts, void* offsets, int groups, int features,
+                   int store, void* out, void* stream) {
+  cuda::Product p{};
+  p.x = tiled;
+  p.capacity = capacity;
+  p.cols = cols;
+  p.weight_rows = weight_rows;
+  p.weights = static_cast<const void* const*>(weights);
+  p.counts = static_cast<const int*>(counts);
+  p.rows = rows;
+  p.offsets = static_cast<const int*>(offsets);
+  p.groups = groups;
+  p.store = static_cast<cuda::Store>(store);
+  p.out = out;
+  p.features = features;
+  return cuda::product_fp8(p, stream_of(stream));
 }
 
 int fg_tile_rows(const void* x, int x_is_f32, int rows, int dim, int capacity, void* tiled,

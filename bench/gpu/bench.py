@@ -22,7 +22,8 @@ def print_table(rows, bandwidth, rate):
           f"{'bound ms':>9s} {'%':>5s}")
     table = []
     for kernel, shape, who, ms, moved, flops in rows:
-        bound = max(moved / bandwidth, flops / rate) * 1e3
+        peak = rate * 2 if "fp8" in kernel else rate
+        bound = max(moved / bandwidth, flops / peak) * 1e3
         entry = dict(kernel=kernel, shape=shape, who=who, ms=ms, tb_s=moved / ms * 1e-9,
                      tflop_s=flops / ms * 1e-9, bound_ms=bound, percent=100 * bound / ms)
         table.append(entry)
@@ -34,7 +35,7 @@ def print_table(rows, bandwidth, rate):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--library", required=True)
-    parser.add_argument("--only", default="rows,dense,lightning,softmax,experts")
+    parser.add_argument("--only", default="rows,dense,lightning,softmax,experts,fp8")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--json")
     parser.add_argument("--no-time", action="store_true")
@@ -87,6 +88,15 @@ def main():
         stage("experts", checks.check_experts, lib, layer, weights, report)
         if timed:
             stage("experts, timed", cases.experts_cases, lib, layer, weights, rows)
+    if "fp8" in only:
+        stage("fp8 quantisers", checks.check_quantizers, lib, report)
+        stage("fp8 products", checks.check_products_fp8, lib, report)
+        weights = checks.expert_weights(32, 6144, 9216)
+        layer = library.ExpertLayer(lib, *weights, 2, 16384, fp8=True)
+        stage("fp8 experts", checks.check_experts_fp8, lib, layer, weights, report)
+        if timed:
+            plain = library.ExpertLayer(lib, *weights, 2, 16384)
+            stage("fp8 experts, timed", cases.fp8_cases, plain, layer, rows)
     table = print_table(rows, bandwidth, rate)
     failed = [name for name, passed, _ in report.rows if not passed]
     print(f"\nchecks: {len(report.rows) - len(failed)} passed, {len(failed)} failed")

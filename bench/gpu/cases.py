@@ -75,6 +75,26 @@ def experts_cases(lib, layer, weights, rows):
                 rows.append(("experts", shape, "cuBLAS loop", ms, moved, flops))
 
 
+def fp8_cases(layer, layer_fp8, rows):
+    """Our bf16 and FP8 experts side by side; `fp8` in the name doubles the rate of the bound."""
+    for tokens, skew in ((1, 0.0), (4, 0.0), (16, 0.0), (64, 0.0), (256, 0.0), (1024, 0.0), (256, 1.0),
+                         (1024, 1.0), (4096, 0.0), (16384, 0.0)):
+        x = torch.randn(tokens, layer.hidden, **BF16)
+        ids = checks.route_ids(tokens, layer.experts, layer.k, skew)
+        out = torch.empty(tokens * layer.k, layer.hidden, **BF16)
+        hit = torch.unique(ids.int()).numel()
+        weights = hit * 3 * layer.hidden * layer.inner
+        around = tokens * layer.hidden * 2 * (1 + layer.k)
+        flops = 2 * tokens * layer.k * 3 * layer.hidden * layer.inner
+        shape = f"T={tokens}" + (" skewed" if skew else "")
+        repeats = 5 if tokens > 2000 else 15
+        times = []
+        for name, which, size in (("experts", layer, 2), ("experts fp8", layer_fp8, 1)):
+            times.append(time_graph_ms([lambda w=which: w.run(x, ids, out)], repeats))
+            rows.append((name, shape, "fulgur", times[-1], weights * size + around, flops))
+        print(f"fp8 against bf16, {shape}: {times[0] / times[1]:.2f}x", flush=True)
+
+
 def lightning_prefill_cases(lib, rows):
     heads = 64
     rates = checks.lightning_rates(heads)

@@ -164,6 +164,214 @@ def check_experts(lib, layer, weights, report):
             report.same(f"{name}: the token alone = in company", row, alone)
 
 
+def e4m3_scales(amax):
+    """amax float32 -> (scale, inverse) as common/base/e4m3.hpp; divided on the CPU, because torch
+    multiplies by reciprocals of scalars on the GPU."""
+    top = amax.float().cpu().clamp(min=2.0 ** -100)
+    most = torch.full_like(top, 448.0)
+    return (top / most).cuda(), (most / top).cuda()
+
+
+def quantize_weight(weight):
+    """[rows, cols] -> codes [rows, cols] uint8, scales [rows / 128, cols / 128] by torch."""
+    rows, cols = weight.shape
+    blocks = weight.float().view(rows // 128, 128, cols // 128, 128)
+    scale, inverse = e4m3_scales(blocks.abs().amax((1, 3)))
+    codes = (blocks * inverse[:, None, :, None]).to(torch.float8_e4m3fn)
+    return codes.view(rows, cols).view(torch.uint8), scale
+
+
+def quantize_rows(x):
+    """[rows, cols] -> codes uint8, scales [rows, cols / 128] by torch."""
+    rows, cols = x.shape
+    blocks = x.float().view(rows, cols // 128, 128)
+    scale, inverse = e4m3_scales(blocks.abs().amax(2))
+    codes = (blocks * inverse[:, :, None]).to(torch.float8_e4m3fn)
+    return codes.view(rows, cols).view(torch.uint8), scale
+
+
+def dequantize(codes, scales):
+    """codes [rows, cols] uint8, scales [rows, cols / 128] -> float64."""
+    values = codes.contiguous().view(torch.float8_e4m3fn).float().double()
+    return values * scales.double().repeat_interleave(128, 1)
+
+
+def uneven(rows, cols, kind=F32):
+    """Values over many magnitudes: zeros, e4m3's subnormals, blocks of zeros and of tiny numbers."""
+    x = torch.randn(rows, cols, **F32) * (2 * torch.randn(rows, cols, **F32)).exp()
+    x[:128, :128] = 0
+    x[128:256, :128] *= 1e-38
+    x[:, 200] = -0.0
+    return x.to(kind["dtype"])
+
+
+def check_quantizers(lib, report):
+    for kind, name in ((BF16, "bf16"), (F32, "f32")):
+        gate, up, down = uneven(640, 768, kind), uneven(640, 768, kind), uneven(512, 640, kind)
+        codes, scales = library.unpack_fp8(lib.pack_fp8(down), 512, 640)
+        want, want_scales = quantize_weight(down)
+        report.same(f"quantiser: codes of {name} weights = torch's", codes, want)
+        report.same(f"quantiser: scales of {name} weights", scales,
+                    want_scales.repeat_interleave(128, 0))
+        codes, scales = library.unpack_fp8(lib.pack_gate_up_fp8(gate, up), 1280, 768)
+        place = library.gate_rows_fp8(640)
+        for part, at, which in ((gate, place, "gate"), (up, place + 8, "up")):
+            want, want_scales = quantize_weight(part)
+            report.same(f"quantiser: codes of {name} {which} rows", codes[at], want)
+            report.same(f"quantiser: scales of {name} {which} rows", scales[at],
+                        want_scales.repeat_interleave(128, 0))
+        x = uneven(301, 768, kind)
+        capacity = 512
+        source = torch.full((capacity,), -1, dtype=torch.int32, device="cuda")
+        source[3:304] = torch.randperm(301, device="cuda").int()
+        codes, scales = library.untile_fp8(lib.gather_fp8(x, source), capacity, 768)
+        want, want_scales = quantize_rows(x[source[3:304].long()])
+        report.same(f"quantiser: codes of gathered {name} rows", codes[3:304], want)
+        report.same(f"quantiser: scales of gathered {name} rows", scales[3:304], want_scales)
+        report.add(f"quantiser: {name} rows without a source untouched",
+                   bool((codes[:3] == 255).all() and (codes[304:] == 255).all()), "still poisoned")
+
+
+GROUP_SIZES = [0, 1, 2, 300, 8, 9, 15, 16, 17, 32, 33, 0, 64, 65, 96, 97, 128, 129, 200, 257, 0]
+# Rows a group that the launcher is told of: it chooses tiles by them, whatever the counts are.
+TILE_SHAPES = (("64 rows", 4), ("128 rows", 64), ("128 rows, clusters", 200))
+
+
+def place_groups(sizes):
+    """counts, offsets (int32, device), the tiled rows of each group, capacity."""
+    offsets, at = [], 0
+    for size in sizes:
+        offsets.append(at)
+        at += (size + 7) // 8 * 8
+    ints = dict(dtype=torch.int32, device="cuda")
+    rows = [torch.arange(o, o + s, device="cuda") for o, s in zip(offsets, sizes)]
+    return torch.tensor(sizes, **ints), torch.tensor(offsets, **ints), rows, at + 256
+
+
+def grouped_fp8(lib, tiled, capacity, weights, weight_rows, cols, groups, mean, features, store, out):
+    counts, offsets = groups
+    table = torch.tensor([w.data_ptr() for w in weights], dtype=torch.int64, device="cuda")
+    lib.call("fg_product_fp8", tiled, capacity, mean * len(weights), cols, table, weight_rows, counts,
+             offsets, len(weights), features, store, out)
+
+
+def check_products_fp8(lib, report):
+    """Each tile shape on ragged groups: against float64 of the very operands, bits of a row that is
+    in every group, and the quantised SwiGLU against float64's."""
+    for cols, rows in ((1152, 1536), (256, 768)):  # 768 rows are too few for clusters
+        sizes = GROUP_SIZES
+        counts, offsets, places, capacity = place_groups(sizes)
+        used = torch.cat(places)
+        source = torch.full((capacity,), -1, dtype=torch.int32, device="cuda")
+        source[used] = torch.arange(used.numel(), device="cuda", dtype=torch.int32)
+        x = torch.randn(used.numel(), cols, **BF16)
+        first = x[0].clone()
+        chosen = [place[len(place) * 2 // 3].item() for place in places if len(place)]
+        x[source[chosen].long()] = first
+        tiled = lib.gather_fp8(x, source)
+        codes, scales = library.untile_fp8(tiled, capacity, cols)
+        a = dequantize(codes, scales)[used]
+        plain = torch.randn(rows, cols, **BF16).mul_(cols ** -0.5)
+        packed = lib.pack_fp8(plain)
+        want = a @ dequantize(*library.unpack_fp8(packed, rows, cols)).T
+        gate = torch.randn(rows // 2, cols, **BF16).mul_(cols ** -0.5)
+        up = torch.randn(rows // 2, cols, **BF16).mul_(cols ** -0.5)
+        both = lib.pack_gate_up_fp8(gate, up)
+        stacked = a @ dequantize(*library.unpack_fp8(both, rows, cols)).T
+        at = library.gate_rows_fp8(rows // 2)
+        inner = torch.nn.functional.silu(stacked[:, at]) * stacked[:, at + 8]
+        top = inner.view(len(inner), -1, 128).abs().amax(2)
+        kept, kept_inner = None, None
+        for shape, mean in TILE_SHAPES:
+            name = f"fp8 product {rows} x {cols}, tiles of {shape}"
+            out = torch.full((capacity, rows), NAN, **F32)
+            run = (capacity, [packed] * len(sizes), rows, cols, (counts, offsets), mean)
+            grouped_fp8(lib, tiled, *run, rows, library.STORE_F32, out)
+            report.error(name, out[used], want, 2e-3)
+            blank = torch.ones(capacity, dtype=torch.bool, device="cuda")
+            blank[used] = False
+            report.add(f"{name}: nothing beside", bool(out[blank].isnan().all()), "still poisoned")
+            half = torch.full((capacity, rows), NAN, **BF16)
+            grouped_fp8(lib, tiled, *run, rows, library.STORE_BF16, half)
+            report.same(f"{name}: bf16 = rounded f32", half[used], out[used].bfloat16())
+            kept = out[used].clone() if kept is None else kept
+            report.same(f"{name}: as the first shape's", out[used], kept)
+            alone = out[chosen[0]]
+            report.same(f"{name}: a row in groups of 1 to 300", out[chosen],
+                        alone.expand(len(chosen), rows))
+            tiles = torch.full((library.tiled_fp8_bytes(capacity, rows // 2),), 0xff,
+                               dtype=torch.uint8, device="cuda")
+            run = (capacity, [both] * len(sizes), rows, cols, (counts, offsets), mean)
+            grouped_fp8(lib, tiled, *run, rows // 2, library.STORE_SWIGLU, tiles)
+            codes, scales = library.untile_fp8(tiles, capacity, rows // 2)
+            got, got_scales = codes[used], scales[used]
+            report.error(f"{name}: SwiGLU scales", got_scales * 448, top, 2e-3)
+            # A code is right when it lies within half a step, and a step is at most amax / 14.
+            off = (dequantize(got, got_scales) - inner).abs().view(len(inner), -1, 128)
+            worst = (off / top[..., None]).max().item()
+            report.add(f"{name}: SwiGLU codes", worst <= 0.5 / 14 + 2e-3,
+                       f"at most {worst:.4f} of a block's largest away (a half step: {0.5 / 14:.4f})")
+            report.error(f"{name}: SwiGLU, quantised", dequantize(got, got_scales), inner, 3.2e-2)
+            report.add(f"{name}: SwiGLU, nothing beside",
+                       bool((codes[blank] == 255).all() and scales[blank].isnan().all()),
+                       "still poisoned")
+            kept_inner = tiles.clone() if kept_inner is None else kept_inner
+            report.same(f"{name}: SwiGLU as the first shape's", tiles, kept_inner)
+            report.same(f"{name}: SwiGLU of a row in groups of 1 to 300", codes[chosen],
+                        codes[chosen[0]].expand(len(chosen), rows // 2))
+
+
+def check_experts_fp8(lib, layer, weights, report):
+    """The whole layer: down against float64 of the codes it multiplied (tight), the result against
+    the unquantised weights (loose: e4m3 keeps 3 bits, some 2.6 % of every factor), bits in company."""
+    gate, up, down = weights
+    k = layer.k
+    first = None
+    for tokens in (1, 5, 40, 300, 1024, 9000):
+        x = torch.randn(tokens, layer.hidden, **BF16)
+        ids = route_ids(tokens, layer.experts, k, skew=0.7)
+        if first is None:
+            first = (x[0].clone(), ids[0].clone())
+        x[tokens // 2], ids[tokens // 2] = first
+        out = torch.full((tokens * k, layer.hidden), NAN, **BF16)
+        layer.poison()
+        layer.run(x, ids, out)
+        name = f"fp8 experts, {tokens} tokens"
+        report.add(f"{name}: every row written", not out.isnan().any().item(), "no NaN left")
+        capacity = lib.lib.fg_tiled_capacity(tokens * k, layer.experts)
+        used = library.tiled_fp8_bytes(capacity, layer.inner)
+        codes, scales = library.untile_fp8(layer.tiled_inner[:used], capacity, layer.inner)
+        flat = ids.int().view(-1)
+        rows, tight, loose = [], [], []
+        for e in torch.unique(flat)[[0, -1]].tolist():
+            begin, count = layer.offsets[e].item(), min(layer.counts[e].item(), 400)
+            mine = layer.target[begin:begin + count].long()
+            inner = dequantize(codes[begin:begin + count], scales[begin:begin + count])
+            weight = dequantize(*library.unpack_fp8(layer.down[e], layer.hidden, layer.inner))
+            rows.append(out[mine])
+            tight.append(inner @ weight.T)
+            a = x[mine // k].float()
+            plain = torch.nn.functional.silu(a @ gate[e].float().T) * (a @ up[e].float().T)
+            loose.append(plain @ down[e].float().T)
+            del weight
+        report.error(f"{name}: down", torch.cat(rows), torch.cat(tight), 3e-3)
+        report.error(f"{name}: against unquantised", torch.cat(rows), torch.cat(loose), 1e-1)
+        row = out[tokens // 2 * k:(tokens // 2 + 1) * k]
+        if tokens == 1:
+            alone = row.clone()
+        else:
+            report.same(f"{name}: the token alone = in company", row, alone)
+    # Float32 input of the same values.
+    x = torch.randn(33, layer.hidden, **BF16)
+    ids = route_ids(33, layer.experts, k)
+    outs = []
+    for rows in (x, x.float()):
+        out = torch.full((33 * k, layer.hidden), NAN, **BF16)
+        layer.run(rows, ids, out)
+        outs.append(out)
+    report.same("fp8 experts: float32 input = bf16 input", *outs)
+
+
 def check_dense(lib, report):
     cols, features = 6144, 2304
     weight = torch.randn(features, cols, **BF16).mul_(cols ** -0.5)

@@ -8,7 +8,8 @@ import os
 import torch
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-STORE_BF16, STORE_SILU_BF16, STORE_F32 = 1, 2, 3
+STORE_SWIGLU, STORE_BF16, STORE_SILU_BF16, STORE_F32 = 0, 1, 2, 3
+BLOCK = 128  # rows and columns of a weight's scale, columns of an activation's
 
 
 class Library:
@@ -54,6 +55,31 @@ class Library:
         self.call("fg_pack_weight", up, up.shape[0], up.shape[1], 0, 2, packed)
         return packed
 
+    # --- e4m3: codes and scales in one allocation of bytes ---
+
+    def pack_fp8(self, weight):
+        """weight [rows, cols] bf16 or f32, rows a multiple of 256 -> packed bytes."""
+        rows, cols = weight.shape
+        packed = torch.full((packed_fp8_bytes(rows, cols),), 0xff, dtype=torch.uint8, device="cuda")
+        self.call("fg_quantize_weight", weight, int(weight.dtype == torch.float32), rows, cols, 0, 0,
+                  rows, packed)
+        return packed
+
+    def pack_gate_up_fp8(self, gate, up):
+        rows, cols = gate.shape
+        packed = torch.full((packed_fp8_bytes(2 * rows, cols),), 0xff, dtype=torch.uint8, device="cuda")
+        for interleave, part in ((1, gate), (2, up)):
+            self.call("fg_quantize_weight", part, int(part.dtype == torch.float32), rows, cols, 0,
+                      interleave, 2 * rows, packed)
+        return packed
+
+    def gather_fp8(self, x, source):
+        """x [rows, dim], source [capacity] int32 -> tiled codes and scales, bytes."""
+        capacity, dim = source.numel(), x.shape[1]
+        tiled = torch.full((tiled_fp8_bytes(capacity, dim),), 0xff, dtype=torch.uint8, device="cuda")
+        self.call("fg_gather_fp8", x, int(x.dtype == torch.float32), dim, source, capacity, tiled)
+        return tiled
+
     def tile(self, x, capacity=None):
         rows, dim = x.shape
         capacity = capacity or (rows + 7) // 8 * 8 + 256
@@ -87,28 +113,72 @@ class Library:
         return flat[:, :, index].view(slots.shape[0], heads, 128, 128)
 
 
+def packed_fp8_bytes(rows, cols):
+    return rows * cols + rows // 256 * (cols // BLOCK) * 16
+
+
+def tiled_fp8_bytes(capacity, cols):
+    return capacity * cols + capacity * (cols // BLOCK) * 4
+
+
+def atoms_fp8(codes):
+    """[..., 8 rows, 8 chunks, 16] bytes as they lie in an atom -> [..., 8 rows, 128 columns]."""
+    r = torch.arange(8, device="cuda")[:, None]
+    c = torch.arange(8, device="cuda")[None]
+    return codes[..., r, c ^ r, :].reshape(*codes.shape[:-2], 128)
+
+
+def unpack_fp8(packed, rows, cols):
+    """Packed weight -> codes [rows, cols] uint8 and the scale of each element's quad place
+    [rows, cols / 128] float32, in packed row order. Written from the layout's description alone."""
+    codes = packed[:rows * cols].view(rows // 64, cols // BLOCK, 8, 8, 8, 16)
+    codes = atoms_fp8(codes)  # [rows / 64, cols / 128, 8, 8, 128]
+    codes = codes.permute(0, 2, 3, 1, 4).reshape(rows, cols)
+    quads = packed[rows * cols:].view(torch.float32).view(rows // 256, cols // BLOCK, 2, 2)
+    row = torch.arange(rows, device="cuda")
+    return codes, quads[row // 256, :, row % 256 // 128, row % 16 // 8]
+
+
+def gate_rows_fp8(features):
+    """Packed row of each gate feature; its up row is 8 more."""
+    f = torch.arange(features, device="cuda")
+    return f // 128 * 256 + (f % 128 // 64 * 2 + f % 2) * 64 + f % 64 // 16 * 16 + f % 16 // 2
+
+
+def untile_fp8(tiled, capacity, cols):
+    """Tiled rows -> codes [capacity, cols] uint8, scales [capacity, cols / 128] float32."""
+    codes = tiled[:capacity * cols].view(cols // BLOCK, capacity // 8, 8, 8, 16)
+    codes = atoms_fp8(codes).permute(1, 2, 0, 3).reshape(capacity, cols)
+    scales = tiled[capacity * cols:].view(torch.float32).view(cols // BLOCK, capacity)
+    return codes, scales.T
+
+
 class ExpertLayer:
     """One layer's experts packed, with the scratch for up to `tokens` tokens."""
 
-    def __init__(self, lib, gate, up, down, k, tokens):
-        self.lib, self.k = lib, k
+    def __init__(self, lib, gate, up, down, k, tokens, fp8=False):
+        self.lib, self.k, self.fp8 = lib, k, fp8
         self.experts, self.inner, self.hidden = gate.shape
-        self.gate_up = [lib.pack_gate_up(gate[e], up[e]) for e in range(self.experts)]
-        self.down = [lib.pack(down[e]) for e in range(self.experts)]
+        pack_gate_up, pack = ((lib.pack_gate_up_fp8, lib.pack_fp8) if fp8 else
+                              (lib.pack_gate_up, lib.pack))
+        self.gate_up = [pack_gate_up(gate[e], up[e]) for e in range(self.experts)]
+        self.down = [pack(down[e]) for e in range(self.experts)]
         pointers = lambda packed: torch.tensor([p.data_ptr() for p in packed], dtype=torch.int64,
                                                device="cuda")
         self.gate_up_table, self.down_table = pointers(self.gate_up), pointers(self.down)
         most = lib.lib.fg_tiled_capacity(tokens * k, self.experts)
-        bf16 = dict(dtype=torch.bfloat16, device="cuda")
-        self.tiled_x = torch.empty(most * self.hidden, **bf16)
-        self.tiled_inner = torch.empty(most * self.inner, **bf16)
+        size = tiled_fp8_bytes if fp8 else lambda rows, cols: rows * cols * 2
+        byte = dict(dtype=torch.uint8, device="cuda")
+        self.tiled_x = torch.empty(size(most, self.hidden), **byte)
+        self.tiled_inner = torch.empty(size(most, self.inner), **byte)
         ints = dict(dtype=torch.int32, device="cuda")
         self.counts, self.offsets = torch.empty(self.experts, **ints), torch.empty(self.experts, **ints)
         self.source, self.target = torch.empty(most, **ints), torch.empty(most, **ints)
 
     def poison(self):
-        self.tiled_x.fill_(float("nan"))
-        self.tiled_inner.fill_(float("nan"))
+        """NaN in every format: bf16, e4m3 and float32."""
+        self.tiled_x.fill_(0xff)
+        self.tiled_inner.fill_(0xff)
 
     def run(self, x, ids, out):
         """x [T, hidden] bf16, ids [T, k] uint16 -> out [T * k, hidden] bf16, un-weighted."""
@@ -116,6 +186,6 @@ class ExpertLayer:
         capacity = self.lib.lib.fg_tiled_capacity(tokens * self.k, self.experts)
         groups = (self.counts, self.offsets, self.source, self.target, self.experts, capacity)
         self.lib.call("fg_plan_groups", ids, tokens, self.k, *groups)
-        self.lib.call("fg_experts", x, int(x.dtype == torch.float32), tokens * self.k, *groups,
+        self.lib.call("fg_experts", int(self.fp8), x, int(x.dtype == torch.float32), tokens * self.k, *groups,
                       self.gate_up_table, self.down_table, self.hidden, self.inner, self.tiled_x,
                       self.tiled_inner, out)

@@ -20,6 +20,7 @@ namespace {
 
 struct Options {
   std::string family = "auto";
+  std::string expert_weights = "bf16";
   int gpu = 0;
   std::uint32_t lightning = 3;
   std::uint32_t softmax = 1;
@@ -149,7 +150,9 @@ Status run(const Options& options) {
                           kernels::make_backend({.kind = "cuda",
                                                  .device = options.gpu,
                                                  .family = family_of(options.family),
-                                                 .shape = config.shape()}));
+                                                 .shape = config.shape(),
+                                                 .expert_weights = kernels::expert_weights_of(
+                                                     options.expert_weights)}));
   const std::uint32_t slots = *std::max_element(options.decode.begin(), options.decode.end());
   {
     bench::SliceModel slice(config, *backend, slots, pages_for(options));
@@ -179,6 +182,9 @@ int main(int argc, char** argv) {
   Options options;
   app.add_option("--kernels", options.family, "family of kernels")
       ->check(CLI::IsMember({"auto", "portable", "sm90"}))
+      ->capture_default_str();
+  app.add_option("--expert-weights", options.expert_weights, "how experts are kept")
+      ->check(CLI::IsMember({"bf16", "fp8"}))
       ->capture_default_str();
   app.add_option("--gpu", options.gpu)->capture_default_str();
   app.add_option("--lightning", options.lightning, "lightning layers")->capture_default_str();

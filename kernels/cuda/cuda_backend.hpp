@@ -137,7 +137,8 @@ template <class Visit>
 void CudaBackend::for_each_slab(const HostMatrix& part, const Visit& visit) {
   constexpr std::size_t kSlabBytes = std::size_t{32} << 20;
   const std::size_t row_bytes = part.cols * size_of(part.dtype);
-  const std::size_t slab_rows = std::max<std::size_t>(1, kSlabBytes / row_bytes / 8 * 8);
+  constexpr std::size_t kTogether = 128;  // rows that a quantiser must see at once
+  const std::size_t slab_rows = std::max(kTogether, kSlabBytes / row_bytes / kTogether * kTogether);
   for (std::size_t row = 0; row < part.rows; row += slab_rows) {
     const std::size_t rows = std::min(slab_rows, part.rows - row);
     work_.begin();

@@ -95,6 +95,31 @@ struct Experts {
 cudaError_t experts(const void* x, bool x_is_f32, int routes, const RouteGroups& groups,
                     const Experts& experts, void* out, cudaStream_t stream);
 
+/// The two products of experts() after its gather, by product() or product_fp8().
+using ProductCall = cudaError_t (*)(const Product&, cudaStream_t);
+cudaError_t expert_products(ProductCall call, int routes, const RouteGroups& groups,
+                            const Experts& experts, void* out, cudaStream_t stream);
+
+// --- FP8 experts -----------------------------------------------------------------------------
+// e4m3 with block scales (layout.hpp); float32 sums of 128-column sums, columns ascending.
+
+/// Quantises `weight` [rows, cols] bf16 or float32 row-major, 128 x 128 weights a scale, into a
+/// packed matrix of packed8_bytes(packed_rows, cols). interleave: 0 rows first_row...; 1 gate, 2 up
+/// of a stacked gate + up matrix, features first_row.... All sizes multiples of 128, packed_rows of
+/// 256.
+cudaError_t quantize_weight(const void* weight, bool is_f32, int rows, int cols, int first_row,
+                            int interleave, int packed_rows, void* packed, cudaStream_t stream);
+/// tiled row r = x[source[r]] quantised, 128 columns a scale: tiled8_bytes(capacity, dim).
+cudaError_t gather_tiled_fp8(const void* x, bool x_is_f32, int dim, const RouteGroups& groups,
+                             void* tiled, cudaStream_t stream);
+/// As product(), x and weights quantised; cols a multiple of 128. swiglu_tiled quantises what it
+/// stores; silu_bf16_rows is not there.
+cudaError_t product_fp8(const Product& product, cudaStream_t stream);
+/// As experts(); tiled_x, tiled_inner: tiled8_bytes(capacity, hidden or inner); inner a multiple of
+/// 128.
+cudaError_t experts_fp8(const void* x, bool x_is_f32, int routes, const RouteGroups& groups,
+                        const Experts& experts, void* out, cudaStream_t stream);
+
 /// out[t] = alpha y[t] + beta * sum over slots ascending of weights[t, s] * outputs[t * k + s].
 /// y, out float32 [tokens, dim]; outputs bf16.
 cudaError_t combine(const float* y, int tokens, int dim, int k, const float* weights,

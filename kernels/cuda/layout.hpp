@@ -47,6 +47,57 @@ FULGUR_HOST_DEVICE std::size_t packed_byte(std::size_t row, std::size_t col, std
 /// same features, so that one thread's accumulators hold both factors of SwiGLU. Up: 8 more.
 FULGUR_HOST_DEVICE std::size_t gate_row(std::size_t f) { return f / 8 * 16 + f % 8; }
 
+// --- e4m3 operands ---------------------------------------------------------------------------
+// The same atoms and strips with one byte an element, so 128 columns: a stage is one block of the
+// scales. Weights have a float32 scale for each 128 x 128 block, rows one for each 128 columns
+// (common/base/e4m3.hpp says which). Scales follow the codes in the same allocation.
+
+inline constexpr int kAtomCols8 = 128;
+/// Packed rows that share a quad of scales: those of the first and of the last 128 rows, and in
+/// each of the first and of the last eight of sixteen rows (gate and up; in a plain matrix equal).
+inline constexpr int kQuadRows = 256;
+inline constexpr int kScaleQuadBytes = 16;
+
+/// Byte of element (row, col) inside its atom.
+FULGUR_HOST_DEVICE std::uint32_t atom8_byte(std::uint32_t row, std::uint32_t col) {
+  return (row % 8) * 128 + (((col % 128) / 16) ^ (row % 8)) * 16 + col % 16;
+}
+/// Left operand: [cols / 128][capacity / 8] atoms, then scales [cols / 128][capacity].
+FULGUR_HOST_DEVICE std::size_t tiled8_byte(std::size_t row, std::size_t col, std::size_t capacity) {
+  return ((col / 128) * (capacity / 8) + row / 8) * kAtomBytes +
+         atom8_byte(static_cast<std::uint32_t>(row % 8), static_cast<std::uint32_t>(col % 128));
+}
+FULGUR_HOST_DEVICE std::size_t tiled8_scale_byte(std::size_t row, std::size_t block,
+                                                 std::size_t cols, std::size_t capacity) {
+  return capacity * cols + (block * capacity + row) * 4;
+}
+FULGUR_HOST_DEVICE std::size_t tiled8_bytes(std::size_t capacity, std::size_t cols) {
+  return capacity * cols + capacity * (cols / 128) * 4;
+}
+/// Weight [rows, cols], rows a multiple of 256, cols of 128: [rows / 64][cols / 128] strips of 8
+/// atoms each, then quads of scales [rows / 256][cols / 128].
+FULGUR_HOST_DEVICE std::size_t packed8_byte(std::size_t row, std::size_t col, std::size_t cols) {
+  return ((row / 64) * (cols / 128) + col / 128) * kStripBytes + (row % 64) / 8 * kAtomBytes +
+         atom8_byte(static_cast<std::uint32_t>(row % 8), static_cast<std::uint32_t>(col % 128));
+}
+/// Scale of element (row, col) of a packed weight.
+FULGUR_HOST_DEVICE std::size_t packed8_scale_byte(std::size_t row, std::size_t col,
+                                                  std::size_t rows, std::size_t cols) {
+  return rows * cols + ((row / 256) * (cols / 128) + col / 128) * kScaleQuadBytes +
+         (row % 256 / 128 * 2 + row % 16 / 8) * 4;
+}
+FULGUR_HOST_DEVICE std::size_t packed8_bytes(std::size_t rows, std::size_t cols) {
+  return rows * cols + rows / kQuadRows * (cols / 128) * kScaleQuadBytes;
+}
+/// Row of gate feature f in the stacked gate + up matrix; up: 8 more. 256 rows hold 128 features,
+/// one block of the inner activations' scales, so that a tile can quantise what it stores. The
+/// strips of a warpgroup (64 features) hold the even and the odd ones, so that one thread has two
+/// neighbours, 16 bits.
+FULGUR_HOST_DEVICE std::size_t gate8_row(std::size_t f) {
+  const std::size_t in_half = f % 64;
+  return f / 128 * 256 + (f % 128 / 64 * 2 + f % 2) * 64 + in_half / 16 * 16 + in_half % 16 / 2;
+}
+
 // --- Lightning slot: one sequence, one layer --------------------------------------------------
 // Per head: state float32, open keys bf16, open values bf16.
 

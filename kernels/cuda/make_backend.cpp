@@ -64,6 +64,12 @@ Result<std::unique_ptr<Backend>> make(const CudaOptions& options) {
     return error(Code::failed_precondition, "cuda backend: the sm_90 kernels do not fit: {}",
                  misfit);
   }
+  if (options.expert_weights == ExpertWeights::fp8_e4m3 &&
+      (!misfit.empty() || options.family == CudaFamily::portable)) {
+    return error(Code::failed_precondition,
+                 "cuda backend: fp8 expert weights need the sm_90 kernels: {}",
+                 misfit.empty() ? "the portable ones were asked for" : misfit);
+  }
   auto memory = DeviceMemory::of(options.device);
 #if !defined(FULGUR_CUDA_EMULATION)
   if (misfit.empty() && options.family != CudaFamily::portable) {

@@ -114,6 +114,14 @@ template <int kPending>
 __device__ __forceinline__ void copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
+/// Two floats of shared memory, 8-byte aligned.
+__device__ __forceinline__ float2 load_pair(std::uint32_t address) {
+  float2 v;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(address) : "memory");
+  return v;
+}
+/// A barrier of the 256 threads that multiply (tiles.cuh), not of the producer.
+__device__ __forceinline__ void consumer_sync() { asm volatile("bar.sync 1, 256;" ::: "memory"); }
 /// Streaming 16-byte load that does not stay in L1.
 __device__ __forceinline__ float4 load_streaming(const void* from) {
   float4 v;
@@ -159,6 +167,12 @@ __device__ __forceinline__ void mma(float (&d)[4], const std::uint32_t (&a)[4], 
 __device__ __forceinline__ std::uint32_t pack_bf16(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const std::uint32_t*>(&pair);
+}
+/// Two floats rounded to e4m3, saturating; `low` in the lower byte of 16 bits.
+__device__ __forceinline__ std::uint32_t pack_e4m3(float low, float high) {
+  std::uint16_t pair;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
+  return pair;
 }
 __device__ __forceinline__ float low_bf16(std::uint32_t pair) {
   return __uint_as_float(pair << 16);

@@ -55,17 +55,24 @@ class Sm90Backend::PackedMatrix final : public Matrix {
 class Sm90Backend::PackedExpert final : public Expert {
  public:
   PackedExpert(std::shared_ptr<std::byte> gate_up, std::shared_ptr<std::byte> down,
-               std::size_t hidden, std::size_t inner)
-      : gate_up_(std::move(gate_up)), down_(std::move(down)), hidden_(hidden), inner_(inner) {}
-  std::size_t bytes() const override { return 3 * hidden_ * inner_ * 2; }
+               std::size_t hidden, std::size_t inner, bool fp8)
+      : gate_up_(std::move(gate_up)),
+        down_(std::move(down)),
+        hidden_(hidden),
+        inner_(inner),
+        fp8_(fp8) {}
+  std::size_t bytes() const override {
+    if (!fp8_) return 3 * hidden_ * inner_ * 2;
+    return packed8_bytes(2 * inner_, hidden_) + packed8_bytes(hidden_, inner_);
+  }
   const void* gate_up() const { return gate_up_.get(); }
   const void* down() const { return down_.get(); }
   std::size_t hidden() const { return hidden_; }
   std::size_t inner() const { return inner_; }
 
-  static const PackedExpert& of(const Expert& expert) {
+  static const PackedExpert& of(const Expert& expert, bool fp8) {
     const auto* mine = dynamic_cast<const PackedExpert*>(&expert);
-    FULGUR_ASSERT(mine != nullptr, "expert was packed by another backend");
+    FULGUR_ASSERT(mine != nullptr && mine->fp8_ == fp8, "expert was packed by another backend");
     return *mine;
   }
 
@@ -74,6 +81,7 @@ class Sm90Backend::PackedExpert final : public Expert {
   std::shared_ptr<std::byte> down_;
   std::size_t hidden_;
   std::size_t inner_;
+  bool fp8_;
 };
 
 std::string Sm90Backend::misfit(const ModelShape& shape) {
@@ -154,6 +162,7 @@ std::unique_ptr<Expert> Sm90Backend::pack_expert(const HostMatrix& gate, const H
   FULGUR_ASSERT(gate.rows == up.rows && gate.cols == up.cols && down.cols == gate.rows &&
                     down.rows == gate.cols,
                 "shapes of an expert's matrices do not fit together");
+  if (fp8_) return pack_fp8_expert(gate, up, down);
   auto gate_up = packed_memory(2 * gate.rows, gate.cols);
   pack_rows(gate, 0, 1, gate_up.get());
   pack_rows(up, 0, 2, gate_up.get());
@@ -161,7 +170,42 @@ std::unique_ptr<Expert> Sm90Backend::pack_expert(const HostMatrix& gate, const H
   pack_rows(down, 0, 0, down_packed.get());
   work().wait();
   return std::make_unique<PackedExpert>(std::move(gate_up), std::move(down_packed), gate.cols,
-                                        gate.rows);
+                                        gate.rows, false);
+}
+
+std::shared_ptr<std::byte> Sm90Backend::packed8_memory(std::size_t rows, std::size_t cols) {
+  FULGUR_ASSERT(rows % kQuadRows == 0 && cols % kAtomCols8 == 0,
+                "e4m3 experts have sizes in multiples of 256 and 128");
+  return allocate(packed8_bytes(rows, cols));
+}
+
+/// Any source type, 128 rows or a multiple at a time; bf16 and float32 are quantised as they are.
+void Sm90Backend::quantize_rows(const HostMatrix& part, int interleave, std::size_t packed_rows,
+                                std::byte* packed) {
+  for_each_slab(part, [&](std::size_t row, std::size_t count, const std::byte* slab) {
+    const void* source = slab;
+    if (part.dtype == Dtype::f16) {
+      float* wide = work().take<float>(count * part.cols);
+      check(portable::widen(slab, part.dtype, false, count * part.cols, wide, stream()), "widen");
+      source = wide;
+    }
+    check(quantize_weight(source, part.dtype != Dtype::bf16, to_int(count), to_int(part.cols),
+                          to_int(row), interleave, to_int(packed_rows), packed, stream()),
+          "quantize");
+  });
+}
+
+std::unique_ptr<Expert> Sm90Backend::pack_fp8_expert(const HostMatrix& gate, const HostMatrix& up,
+                                                     const HostMatrix& down) {
+  const std::size_t hidden = gate.cols, inner = gate.rows;
+  auto gate_up = packed8_memory(2 * inner, hidden);
+  quantize_rows(gate, 1, 2 * inner, gate_up.get());
+  quantize_rows(up, 2, 2 * inner, gate_up.get());
+  auto down_packed = packed8_memory(hidden, inner);
+  quantize_rows(down, 0, hidden, down_packed.get());
+  work().wait();
+  return std::make_unique<PackedExpert>(std::move(gate_up), std::move(down_packed), hidden, inner,
+                                        true);
 }
 
 /// Random values need no particular order, but the padding rows must be zero.
@@ -194,9 +238,34 @@ std::unique_ptr<Matrix> Sm90Backend::random_router(std::size_t rows, std::size_t
 
 std::unique_ptr<Expert> Sm90Backend::random_expert(std::size_t hidden, std::size_t inner,
                                                    std::uint64_t seed, float deviation) {
+  if (fp8_) return random_fp8_expert(hidden, inner, seed, deviation);
   return std::make_unique<PackedExpert>(random_packed(2 * inner, hidden, seed, deviation),
                                         random_packed(hidden, inner, seed + 1, deviation), hidden,
-                                        inner);
+                                        inner, false);
+}
+
+void Sm90Backend::quantize_random(std::size_t rows, std::size_t cols, std::uint64_t seed,
+                                  float deviation, int interleave, std::size_t packed_rows,
+                                  std::byte* packed) {
+  work().begin();
+  auto* values = work().take<std::byte>(rows * cols * size_of(Dtype::bf16));
+  check(portable::fill(seed, deviation, rows * cols, Dtype::bf16, values, stream()), "fill");
+  check(quantize_weight(values, false, to_int(rows), to_int(cols), 0, interleave,
+                        to_int(packed_rows), packed, stream()),
+        "quantize");
+}
+
+std::unique_ptr<Expert> Sm90Backend::random_fp8_expert(std::size_t hidden, std::size_t inner,
+                                                       std::uint64_t seed, float deviation) {
+  // Numbers that no other seed of a caller who counts by one or two comes to.
+  constexpr std::uint64_t kUp = std::uint64_t{1} << 63;
+  auto gate_up = packed8_memory(2 * inner, hidden);
+  quantize_random(inner, hidden, seed, deviation, 1, 2 * inner, gate_up.get());
+  quantize_random(inner, hidden, seed ^ kUp, deviation, 2, 2 * inner, gate_up.get());
+  auto down = packed8_memory(hidden, inner);
+  quantize_random(hidden, inner, seed + 1, deviation, 0, hidden, down.get());
+  work().wait();
+  return std::make_unique<PackedExpert>(std::move(gate_up), std::move(down), hidden, inner, true);
 }
 
 // --- Rows and products ---------------------------------------------------------------------------
@@ -288,6 +357,10 @@ void Sm90Backend::route(const float* y, std::size_t rows, const Matrix& router, 
 
 // --- Experts -------------------------------------------------------------------------------------
 
+void* Sm90Backend::take_tiled(std::size_t capacity, std::size_t cols) {
+  return work().take<std::byte>(fp8_ ? tiled8_bytes(capacity, cols) : capacity * cols * 2);
+}
+
 void Sm90Backend::experts(const std::byte* x, Dtype x_dtype, std::size_t hidden,
                           std::span<const ExpertGroup> groups, std::byte* out, Dtype out_dtype) {
   FULGUR_ASSERT(x_dtype != Dtype::f16 && out_dtype != Dtype::f16,
@@ -305,7 +378,7 @@ void Sm90Backend::experts(const std::byte* x, Dtype x_dtype, std::size_t hidden,
   std::vector<int> target(static_cast<std::size_t>(capacity), 0);
   for (const ExpertGroup& group : groups) {
     if (group.rows.empty()) continue;
-    const PackedExpert& expert = PackedExpert::of(*group.expert);
+    const PackedExpert& expert = PackedExpert::of(*group.expert, fp8_);
     FULGUR_ASSERT(expert.hidden() == hidden, "hidden size does not fit the expert");
     FULGUR_ASSERT(inner == 0 || inner == expert.inner(), "experts of one call differ in shape");
     inner = expert.inner();
@@ -339,18 +412,15 @@ void Sm90Backend::experts(const std::byte* x, Dtype x_dtype, std::size_t hidden,
                          const_cast<int*>(device_source), const_cast<int*>(device_target),
                          to_int(counts.size()),           capacity};
   const auto rows = static_cast<std::size_t>(capacity);
-  const Experts weights{device_gate_up,
-                        device_down,
-                        to_int(hidden),
-                        to_int(inner),
-                        work().take<std::byte>(rows * hidden * 2),
-                        work().take<std::byte>(rows * inner * 2)};
+  const Experts weights{device_gate_up,           device_down,
+                        to_int(hidden),           to_int(inner),
+                        take_tiled(rows, hidden), take_tiled(rows, inner)};
   const std::size_t bytes = total * hidden * size_of(out_dtype);
   void* result = output_rows(out, bytes);
   void* computed = out_dtype == Dtype::bf16 ? result : work().take<std::byte>(total * hidden * 2);
-  check(
-      cuda::experts(input, x_dtype == Dtype::f32, to_int(total), plan, weights, computed, stream()),
-      "experts");
+  const auto compute = fp8_ ? experts_fp8 : cuda::experts;
+  check(compute(input, x_dtype == Dtype::f32, to_int(total), plan, weights, computed, stream()),
+        "experts");
   if (computed != result) {
     check(to_f32(computed, total * hidden, static_cast<float*>(result), stream()),
           "experts: widen");

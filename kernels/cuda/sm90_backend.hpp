@@ -1,7 +1,8 @@
 // The CUDA backend with the fast kernels (launch.hpp) where they replace the portable ones: Hopper,
-// bf16, the shapes of misfit(). Its bits are its own: other orders of sums, the hardware's
-// exponential, lightning's state operands and softmax's weights rounded to bf16. Within it a row
-// depends on its sequence and the weights only, as everywhere (I1).
+// bf16 (experts also e4m3, ExpertWeights), the shapes of misfit(). Its bits are its own: other
+// orders of sums, the hardware's exponential, lightning's state operands and softmax's weights
+// rounded to bf16. Within it a row depends on its sequence and the weights only, as everywhere
+// (I1).
 #pragma once
 
 #include "kernels/cuda/cuda_backend.hpp"
@@ -12,12 +13,14 @@ namespace fulgur::kernels::cuda {
 class Sm90Backend final : public CudaBackend {
  public:
   Sm90Backend(std::shared_ptr<DeviceMemory> memory, const CudaOptions& options)
-      : CudaBackend(std::move(memory), options) {}
+      : CudaBackend(std::move(memory), options),
+        fp8_(options.expert_weights == ExpertWeights::fp8_e4m3) {}
 
   /// Why a model's shape does not fit; empty: it does.
   static std::string misfit(const ModelShape& shape);
 
   std::string_view name() const override { return "cuda-sm90"; }
+  std::string numerics() const override { return CudaBackend::numerics() + (fp8_ ? "-fp8" : ""); }
   std::unique_ptr<Matrix> pack(std::span<const HostMatrix> parts) override;
   std::unique_ptr<Matrix> pack_router(const HostMatrix& router) override;
   std::unique_ptr<Expert> pack_expert(const HostMatrix& gate, const HostMatrix& up,
@@ -93,10 +96,22 @@ class Sm90Backend final : public CudaBackend {
   /// qkv and out: bf16 rows.
   void softmax_rows(const SoftmaxShape& shape, const float* frequencies, const void* qkv,
                     std::span<const SoftmaxSegment> segments, std::byte* pages, void* out);
+  std::shared_ptr<std::byte> packed8_memory(std::size_t rows, std::size_t cols);
+  void quantize_rows(const HostMatrix& part, int interleave, std::size_t packed_rows,
+                     std::byte* packed);
+  std::unique_ptr<Expert> pack_fp8_expert(const HostMatrix& gate, const HostMatrix& up,
+                                          const HostMatrix& down);
+  void quantize_random(std::size_t rows, std::size_t cols, std::uint64_t seed, float deviation,
+                       int interleave, std::size_t packed_rows, std::byte* packed);
+  std::unique_ptr<Expert> random_fp8_expert(std::size_t hidden, std::size_t inner,
+                                            std::uint64_t seed, float deviation);
+  /// Scratch of a tiled operand of the experts' products.
+  void* take_tiled(std::size_t capacity, std::size_t cols);
   const float* frequencies_of(const SoftmaxShape& shape);
   void decode_singles(SoftmaxDecode call, const SoftmaxRows& rows, const int* tables,
                       const int* lengths, std::byte* q, std::byte* results);
 
+  const bool fp8_;  ///< of the experts; everything else is bf16
   std::shared_ptr<std::byte> device_frequencies_;
   double theta_ = 0;
   std::uint32_t rotary_dim_ = 0;

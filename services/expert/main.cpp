@@ -23,7 +23,8 @@ int run(const service::Flags& flags, const expert::WorkerFlags& own) {
                                      .threads = flags.threads,
                                      .cpus = flags.cpus,
                                      .device = flags.gpu,
-                                     .shape = member.checkpoint()->config().shape()};
+                                     .shape = member.checkpoint()->config().shape(),
+                                     .expert_weights = kernels::expert_weights_of(own.weights)};
   auto backend = kernels::make_backend(kind);
   if (!backend.is_ok()) return member.fail(backend.status());
   kernels::BackendOptions packing = kind;

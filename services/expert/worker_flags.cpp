@@ -25,6 +25,10 @@ void add_worker_flags(CLI::App& app, WorkerFlags& flags) {
                  "seconds SIGTERM waits for replicas to move away")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
+  app.add_option("--expert-weights", flags.weights,
+                 "how experts are kept; fp8: e4m3, quantised at load, backend cuda only")
+      ->check(CLI::IsMember({"bf16", "fp8"}))
+      ->capture_default_str();
   app.add_option("--failure-domain", flags.failure_domain,
                  "what fails together with this worker; replicas are spread over domains")
       ->check(CLI::Validator(

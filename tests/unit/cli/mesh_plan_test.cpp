@@ -23,6 +23,7 @@ TEST(MeshPlan, StartsEveryServiceWithItsArguments) {
   options.activations = "f32";
   options.backend = "cuda";
   options.gpus = {3, 1};
+  options.expert_weights = "fp8";
   const auto plans = plan_mesh(options, {"/m", "ipc:///r/"}, {0, 1});
   std::vector<std::string> names;
   for (const auto& plan : plans) names.push_back(plan.name);
@@ -36,6 +37,8 @@ TEST(MeshPlan, StartsEveryServiceWithItsArguments) {
   EXPECT_EQ(value_of(plans[2], "--orchestrator"), "ipc:///r/orchestrator.sock");
   EXPECT_EQ(value_of(plans[2], "--cpus"), "1");
   EXPECT_EQ(value_of(plans[3], "--cpus"), "0");
+  EXPECT_EQ(value_of(plans[3], "--expert-weights"), "fp8");
+  EXPECT_EQ(value_of(plans[4], "--expert-weights"), "(absent)") << "of workers only";
   EXPECT_EQ(value_of(plans[4], "--activations"), "f32");
   for (std::size_t i = 1; i < 6; ++i) EXPECT_EQ(value_of(plans[i], "--backend"), "cuda");
   EXPECT_EQ(value_of(plans[6], "--port"), "9000");

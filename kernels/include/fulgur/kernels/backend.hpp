@@ -290,11 +290,21 @@ struct CpuOptions {
 /// heads a KV head, sizes in multiples of 64. `automatic`: sm90 where it fits.
 enum class CudaFamily : std::uint8_t { automatic, portable, sm90 };
 
+/// How a backend keeps experts. `fp8_e4m3`: one byte a weight with a scale for each 128 x 128 block,
+/// activations quantised on the fly (common/base/e4m3.hpp); the sm90 family only, another numerics.
+enum class ExpertWeights : std::uint8_t { bf16, fp8_e4m3 };
+
+/// By the name that flags give.
+inline ExpertWeights expert_weights_of(std::string_view name) {
+  return name == "fp8" ? ExpertWeights::fp8_e4m3 : ExpertWeights::bf16;
+}
+
 struct CudaOptions {
   Precision precision = Precision::bf16;
   int device = 0;
   CudaFamily family = CudaFamily::automatic;
   ModelShape shape;
+  ExpertWeights expert_weights = ExpertWeights::bf16;
   /// For tests: scratch is full of NaN before each use, and every array an allocation of its own,
   /// so that compute-sanitizer (or the emulation's guard pages) sees what goes past its end.
   bool strict = false;

@@ -17,6 +17,7 @@ struct BackendOptions {
   int device = 0;              ///< cuda
   CudaFamily family = CudaFamily::automatic;
   ModelShape shape = {};
+  ExpertWeights expert_weights = ExpertWeights::bf16;  ///< fp8: cuda, and a shape that fits sm90
 };
 
 /// One line saying why not: an unknown kind, or what make_cpu_backend() and make_cuda_backend()
