@@ -1,4 +1,5 @@
 // The life of a mesh link: attempts, Hello both ways, loss. See docs/protocol.md.
+#include <fmt/format.h>
 #include <zmq.h>
 
 #include <limits>
@@ -20,11 +21,14 @@ Result<wire::Hello> read_hello(wire::Frames frames) {
   return error(Code::data_loss, "expected a hello, got {}", wire::body_name(message.body));
 }
 
-/// The reason a Bye carries: plain text, so that every protocol version understands it.
+/// The reason a Bye carries: plain text, so that every protocol version understands it. In quotes, for
+/// "this process" in it is the one that refuses.
 std::string bye_text(const wire::Frames& frames) {
-  if (frames.empty()) return "no reason given";
+  if (frames.empty()) return "refused, no reason given";
   const wire::Frame& text = frames.front();
-  return {reinterpret_cast<const char*>(text.data), std::min<std::size_t>(text.size, 256)};
+  const std::size_t size = std::min<std::size_t>(text.size, 256);
+  return fmt::format("refused with \"{}\"",
+                     std::string_view(reinterpret_cast<const char*>(text.data), size));
 }
 
 Peer peer_of(const wire::Hello& hello) {

@@ -220,6 +220,13 @@ const experts = dashboard(
       'max by (layer, expert) (fulgur_placement_expert_replicas{mesh="$mesh"})',
       'layer',
       'expert',
+      {
+        steps: [
+          {value: null, color: 'red'},
+          {value: 1, color: 'orange'},
+          {value: 2, color: 'green'},
+        ],
+      },
     ),
     lines('Skew of a layer', 'Its hottest expert over its mean expert.', 'none', [
       query(recorded('layer:fulgur_expert_skew:ratio_rate5m'), 'layer {{layer}}'),

@@ -148,7 +148,7 @@ export function matrix(
   expr,
   rowLabel,
   columnLabel,
-  {width = 24, height = 14} = {},
+  {width = 24, height = 14, steps} = {},
 ) {
   return {
     ...base('table', title, description, width, height, [
@@ -158,8 +158,8 @@ export function matrix(
       defaults: {
         unit,
         decimals: 1,
-        color: {mode: 'continuous-YlRd'},
-        thresholds: STEPS,
+        color: {mode: steps ? 'thresholds' : 'continuous-YlRd'},
+        thresholds: steps ? {mode: 'absolute', steps} : STEPS,
         custom: {
           align: 'center',
           minWidth: 44,

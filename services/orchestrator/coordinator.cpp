@@ -78,6 +78,8 @@ void Coordinator::forget(const std::string& name) {
 void Coordinator::on_register(transport::LinkId link, const wire::Register& info) {
   if (superseded_by_ != 0) return;
   wire::Ack ack{info.incarnation, Code::ok, {}, options_.generation};
+  const Member* const before = members_.find(info.name);
+  const bool was_to_go = before != nullptr && is_to_go(*before);
   const auto arrival = members_.on_register(link, info);
   if (!arrival.is_ok()) {
     ++counters_.refused;
@@ -94,18 +96,21 @@ void Coordinator::on_register(transport::LinkId link, const wire::Register& info
   ++counters_.registrations;
   if (!obeyed(info.name, info.orchestrator_generation)) return;
   ack.orchestrator_generation = options_.generation;
-  if (*arrival == Membership::Arrival::replaced) ++counters_.losses;
+  // One that left and is back before its end was noticed, as in a rolling restart.
+  if (*arrival == Membership::Arrival::replaced)
+    ++(was_to_go ? counters_.departures : counters_.losses);
   log::info("registered kind={} name={} pid={} endpoint={} epoch={} held={}{}",
             to_string(info.kind), info.name, info.pid, info.endpoint, info.epoch, info.held.size(),
             *arrival == Membership::Arrival::again ? " again=1" : "");
-  note_arrival(info, *arrival);
+  note_arrival(info, *arrival, was_to_go);
   outbox_.send(link, std::move(ack));
   admit(*members_.find(info.name), *arrival);
   begin_when_settled();
   flush();
 }
 
-void Coordinator::note_arrival(const wire::Register& info, Membership::Arrival arrival) {
+void Coordinator::note_arrival(const wire::Register& info, Membership::Arrival arrival,
+                               bool was_to_go) {
   const std::string what =
       fmt::format("{} of process {} at {}{}", to_string(info.kind), info.pid, info.endpoint,
                   info.held.empty() ? "" : fmt::format(", holds {} replicas", info.held.size()));
@@ -113,8 +118,9 @@ void Coordinator::note_arrival(const wire::Register& info, Membership::Arrival a
     case Membership::Arrival::joined:
       return events_.add(Severity::info, "joined", info.name, what);
     case Membership::Arrival::replaced:
-      return events_.add(Severity::warning, "restarted", info.name,
-                         what + ": the process before it is gone");
+      return events_.add(was_to_go ? Severity::info : Severity::warning, "restarted", info.name,
+                         what + (was_to_go ? ": the process before it has drained and ended"
+                                           : ": the process before it is gone"));
     case Membership::Arrival::again:
       return events_.add(Severity::info, "registered", info.name, what + ", on a new link");
   }
@@ -240,6 +246,12 @@ void Coordinator::on_link_down(transport::LinkId link) {
   flush();
 }
 
+/// Whether the member has been told to leave, or has said that it leaves: its end is no loss.
+bool Coordinator::is_to_go(const Member& member) const {
+  if (member.info.kind == ServiceKind::expert) return epochs_.dismissed(member.info.name);
+  return member.draining;
+}
+
 /// A member is gone that was to go.
 void Coordinator::left(const std::string& name) {
   const Member& member = *members_.find(name);
@@ -353,7 +365,7 @@ void Coordinator::tick() {
   if (superseded_by_ != 0) return;
   for (const std::string& name : members_.expire()) {
     const Member& member = *members_.find(name);
-    if (member.draining && member.info.kind == ServiceKind::attention) {
+    if (is_to_go(member)) {
       left(name);
       continue;
     }

@@ -99,7 +99,7 @@ class Coordinator {
   void repeat_if_behind(const Member& member);
   void forget(const std::string& name);
   void note_slow(const Member& worker);
-  void note_arrival(const wire::Register& info, Membership::Arrival arrival);
+  void note_arrival(const wire::Register& info, Membership::Arrival arrival, bool was_to_go);
   void note_suspect(const Member& member, MemberState before, const std::string& why);
   void note_serving();
   void note_wanted(std::string_view pool, std::uint32_t before, const ScalingSignal& signal);
@@ -108,6 +108,7 @@ class Coordinator {
   void send_placement(const Member& member);
   Status check_drainable(const std::string& name) const;
   void begin_drain(const std::string& name);
+  bool is_to_go(const Member& member) const;
   void left(const std::string& name);
   void begin_when_settled();
   void flush();

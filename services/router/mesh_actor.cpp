@@ -38,6 +38,7 @@ caf::behavior MeshActor::make_behavior() {
       },
       [this](SubmitChoice& order) { on_submit(order); },
       [this](const ReleaseChoice& order) { on_release(order); },
+      [this](const Leaving&) { on_leaving(); },
       [this](const HeartbeatDue&) { on_heartbeat_due(); },
   };
 }
@@ -57,6 +58,12 @@ void MeshActor::register_here() {
   registration.epoch = epoch_;
   const Status sent = send(orchestrator_, std::move(registration));
   if (!sent.is_ok()) log::warn("cannot register why=\"{}\"", sent.message());
+}
+
+/// Told beforehand, the orchestrator does not take the end for a death.
+void MeshActor::on_leaving() {
+  deps_.registration.draining = true;
+  if (orchestrator_up_) register_here();
 }
 
 void MeshActor::on_link_up(const actor::LinkUp& event) {

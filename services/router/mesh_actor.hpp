@@ -50,6 +50,7 @@ class MeshActor {
   void on_submit(SubmitChoice& order);
   void on_release(const ReleaseChoice& order);
   void on_session_down(const caf::actor_addr& session);
+  void on_leaving();
   void on_heartbeat_due();
   void send_heartbeat();
   void enforce_deadlines();

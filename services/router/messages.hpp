@@ -50,6 +50,8 @@ struct ChoiceRefused {
 /// To a session: the client hung up; the time is over.
 struct ClientGone {};
 struct DeadlineReached {};
+/// To the mesh actor: the router takes nothing new and is about to end.
+struct Leaving {};
 /// To the mesh actor, from itself.
 struct HeartbeatDue {};
 
@@ -63,4 +65,5 @@ FULGUR_LOCAL_MESSAGE(fulgur::router::ChoiceLost)
 FULGUR_LOCAL_MESSAGE(fulgur::router::ChoiceRefused)
 FULGUR_LOCAL_MESSAGE(fulgur::router::ClientGone)
 FULGUR_LOCAL_MESSAGE(fulgur::router::DeadlineReached)
+FULGUR_LOCAL_MESSAGE(fulgur::router::Leaving)
 FULGUR_LOCAL_MESSAGE(fulgur::router::HeartbeatDue)

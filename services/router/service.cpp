@@ -124,6 +124,9 @@ void Service::subscribe(const actor::Handle& mesh) {
 }
 
 bool Service::drain(Nanoseconds deadline) {
+  reactor_.post([this] {
+    if (sessions_.mesh) actor::tell(sessions_.mesh, Leaving{});
+  });
   const bool finished = server_ == nullptr || server_->shutdown(deadline);
   if (admin_ != nullptr) admin_->shutdown(0);
   return finished;

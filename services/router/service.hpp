@@ -52,7 +52,10 @@ class Service {
 
   /// Runs the reactor until stop().
   void run() { reactor_.run(); }
-  void stop() { reactor_.stop(); }
+  /// After what was posted before, so that a router that drains has said so.
+  void stop() {
+    reactor_.post([this] { reactor_.stop(); });
+  }
   /// Stops accepting, lets streams finish for at most `deadline`; whether all did.
   bool drain(Nanoseconds deadline);
   /// Called on the reactor thread when the router must leave: the mesh wants it, or it failed.

@@ -1,13 +1,20 @@
 // A mesh of real processes under load, scraped by a real Prometheus, for tests of what they show.
 import {spawn} from 'node:child_process';
-import {cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import {createServer} from 'node:net';
 import {tmpdir} from 'node:os';
 import {join} from 'node:path';
 
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
-async function freePort() {
+export async function freePort() {
   const server = createServer().listen(0, '127.0.0.1');
   await new Promise((done) => server.once('listening', done));
   const {port} = server.address();
@@ -83,13 +90,18 @@ export class LoadedMesh {
     this.services = (await json(`http://${description.orchestrator_admin}/v1/mesh`)).services;
   }
 
-  /** Prometheus with the configuration and the rules of this project, scraping each second. */
+  /** Prometheus with the configuration and the rules of this project, but scraping each second and
+   *  with 15 s where they take 5 minutes: nobody loads a mesh for that long. */
   async startPrometheus() {
     const port = await freePort();
     const folder = join(this.folder, 'prometheus');
     const source = join(this.root, 'deploy/prometheus');
     mkdirSync(folder);
-    cpSync(join(source, 'rules'), join(folder, 'rules'), {recursive: true});
+    mkdirSync(join(folder, 'rules'));
+    for (const name of readdirSync(join(source, 'rules'))) {
+      const rules = readFileSync(join(source, 'rules', name), 'utf8');
+      writeFileSync(join(folder, 'rules', name), rules.replaceAll('[5m]', '[15s]'));
+    }
     const config = readFileSync(join(source, 'prometheus-hosts.yml'), 'utf8').replace(
       /(scrape|evaluation)_interval: \d+s/g,
       '$1_interval: 1s',
@@ -157,15 +169,17 @@ export class LoadedMesh {
       }
     };
     await Promise.all(Array.from({length: clients}, (_, number) => client(number)));
+    this.loadedUntil = end / 1000;
   }
 
   async metrics(service) {
     return (await fetch(`http://${service.admin}/metrics`)).text();
   }
 
-  /** Series of an instant or a range query: [{metric, values: [[time, text]…]}]. */
+  /** Series of an instant or a range query, as of the end of the load while all clients were at it:
+   *  [{metric, values: [[time, text]…]}]. */
   async query(expr, range) {
-    const now = Date.now() / 1000;
+    const now = this.loadedUntil;
     const parameters = new URLSearchParams(
       range ? {query: expr, start: now - range, end: now, step: 1} : {query: expr, time: now},
     );

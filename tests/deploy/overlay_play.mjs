@@ -10,6 +10,7 @@ import {createRequire} from 'node:module';
 import {dirname, join, relative, resolve} from 'node:path';
 import {fileURLToPath} from 'node:url';
 
+import {Clients} from './clients.mjs';
 import {Cluster, pause, until} from './overlay_pods.mjs';
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '../..');
@@ -73,68 +74,6 @@ function keys() {
   return path;
 }
 
-/** Clients that ask for the same greedy stream again and again, `width` of them at a time, and rest
- *  for `rest` times as long as it took, 10 s at most. */
-class Clients {
-  constructor(pod) {
-    Object.assign(this, {url: `http://${pod.address}:8000/v1/completions`, width: 1, rest: 50});
-    Object.assign(this, {running: true, done: 0, failures: [], answers: new Set(), slowest: 0});
-    const loops = Array.from({length: 8}, (_, number) => this.loop(number));
-    this.finished = Promise.all(loops);
-  }
-
-  async loop(number) {
-    while (this.running) {
-      if (number >= this.width) {
-        await pause(50);
-        continue;
-      }
-      const begun = Date.now();
-      await this.stream().catch((error) => this.failures.push(String(error)));
-      const took = Date.now() - begun;
-      this.slowest = Math.max(this.slowest, took);
-      ++this.done;
-      const wake = Date.now() + Math.min(this.rest * took, 10000);
-      while (this.running && this.rest > 0 && Date.now() < wake) await pause(50);
-    }
-  }
-
-  async stream() {
-    const body = {prompt: 'Once upon a time', max_tokens: 48, temperature: 0, stream: true};
-    const response = await fetch(this.url, {
-      method: 'POST',
-      body: JSON.stringify(body),
-      headers: {'content-type': 'application/json'},
-    });
-    const text = await response.text();
-    const events = text.split('\n').filter((line) => line.startsWith('data: '));
-    if (!response.ok || events.pop() !== 'data: [DONE]' || text.includes('"error"'))
-      throw new Error(`${response.status} ${text.slice(-300)}`);
-    const choices = events.flatMap((line) => JSON.parse(line.slice(6)).choices);
-    this.answers.add(choices.map((choice) => choice.text ?? '').join(''));
-  }
-
-  load(width, rest) {
-    Object.assign(this, {width, rest});
-  }
-
-  async more(count) {
-    const goal = this.done + count;
-    await until(`${count} streams`, kSeconds, async () => this.done >= goal);
-  }
-
-  async stop() {
-    this.running = false;
-    await this.finished;
-    say(
-      `${this.done} streams, ${this.failures.length} failed, ${this.answers.size} different ` +
-        `answers, the slowest took ${(this.slowest / 1000).toFixed(1)} s`,
-    );
-    if (this.failures.length > 0) throw new Error(this.failures[0]);
-    if (this.answers.size !== 1) throw new Error('streams differ');
-  }
-}
-
 /** What KEDA and the HPA do with a StatefulSet: as many pods as wanted, from ordinal 0 up; one at a
  *  time down, the highest first. */
 class Autoscaler {
@@ -186,7 +125,7 @@ async function comeBackElsewhere(cluster, autoscaler, clients) {
   const at = autoscaler.pods.length - 1;
   const dead = autoscaler.pods[at];
   await dead.crash();
-  await clients.more(2);
+  await clients.more(2, kSeconds);
   const again = cluster.pod(dead.workload, dead.name).start();
   autoscaler.pods[at] = again;
   await until(`${again.name} at ${again.address}, before at ${dead.address}`, kSeconds, () =>
@@ -211,22 +150,25 @@ async function play(cluster) {
   for (const pod of cluster.pods.values()) await until(`${pod.name} ready`, kSeconds, () => pod.ready());
   say('ready, the orchestrator last');
 
-  const clients = new Clients(router);
+  const clients = new Clients(
+    () => `http://${router.address}:8000`,
+    [{prompt: 'Once upon a time', max_tokens: 48, temperature: 0}],
+  );
   const autoscaler = new Autoscaler(cluster, set('expert'), orchestrator, [worker]);
   for (let round = 0; round < kRounds; ++round) {
     clients.load(8, 0);
     await autoscaler.reaches(kWorkersMost);
-    await clients.more(8);
+    await clients.more(8, kSeconds);
     await comeBackElsewhere(cluster, autoscaler, clients);
     clients.load(1, 50);
     await autoscaler.reaches(1);
   }
   await autoscaler.stop();
   clients.load(3, 0);
-  await clients.more(3);
+  await clients.more(3, kSeconds);
   say(`${shards[1].name} left in ${(await shards[1].end()).toFixed(2)} s, streams running`);
-  await clients.more(3);
-  await clients.stop();
+  await clients.more(3, kSeconds);
+  say(await clients.stop());
   const goodbyes = autoscaler.ended + 1;
   await until(`${goodbyes} members that drained`, kSeconds, async () => {
     return (await orchestrator.metric('fulgur_members_left_total')) === goodbyes;

@@ -31,6 +31,7 @@ const box = (x, y, w, h, fill, more = '') =>
 
 function shown(value, unit) {
   if (!Number.isFinite(value)) return '–';
+  if (value === 0) return '0';
   if (unit === 'percentunit') return `${(value * 100).toPrecision(3)} %`;
   if (unit === 's')
     return value >= 1
@@ -59,30 +60,67 @@ const series = (answers) =>
     all.map(({metric, values}) => ({name: named(target, metric), metric, values})),
   );
 
+/** The least of 1, 2, 4, 6, 8, 10 times a power of ten that is no less: half of it is as short. */
+function roundTop(highest) {
+  if (!(highest > 0)) return 1;
+  const power = 10 ** Math.floor(Math.log10(highest));
+  return power * [1, 2, 4, 6, 8, 10].find((step) => step * power >= highest * 0.999);
+}
+
+/** As many names as there is room for, the others counted. */
+function drawLegend({x, y, w, h}, names) {
+  const width = (name) => 20 + name.length * 5.6;
+  const whole = names.reduce((sum, name) => sum + width(name), 0);
+  const room = w - 68 - (whole > w - 68 ? width('+ 99') : 0);
+  let used = 0;
+  const fits = names.filter((name) => (used += width(name)) <= room);
+  let left = x + 58;
+  const marks = fits.map((name, at) => {
+    const mark =
+      box(left, y + h - 17, 9, 3, COLOURS[at % 16]) +
+      text(left + 13, y + h - 12, name, {size: 9.5});
+    left += width(name);
+    return mark;
+  });
+  const rest = names.length - fits.length;
+  if (rest > 0) marks.push(text(left, y + h - 12, `+ ${rest}`, {size: 9.5}));
+  return marks.join('');
+}
+
+/** Points of the upper edge, and of the lower: the series below it when they are stacked. */
+function edges(all, stack) {
+  const sums = new Map();
+  return all.map(({name, values}) => {
+    const known = values.filter(([, value]) => Number.isFinite(Number(value)));
+    const lower = known.map(([time]) => [time, sums.get(time) ?? 0]);
+    const base = (at) => (stack ? lower[at][1] : 0);
+    const upper = known.map(([time, value], at) => [time, Number(value) + base(at)]);
+    if (stack) for (const [time, value] of upper) sums.set(time, value);
+    return {name, lower, upper};
+  });
+}
+
+/** Those that were ever above zero first: the legend has no room for everything that never was. */
+function liveFirst(all) {
+  const live = ({values}) => values.some(([, value]) => Number(value) > 0);
+  return [...all.filter(live), ...all.filter((one) => !live(one))];
+}
+
 function drawLines({x, y, w, h}, panel, answers) {
-  const all = series(answers).slice(0, 16);
+  const all = liveFirst(series(answers)).slice(0, 16);
   const stack = panel.fieldConfig.defaults.custom.stacking.mode === 'normal';
   const {unit} = panel.fieldConfig.defaults;
   const times = [...new Set(all.flatMap(({values}) => values.map(([time]) => time)))].sort(
     (a, b) => a - b,
   );
-  const sums = new Map();
-  const drawn = all.map(({name, values}) => ({
-    name,
-    points: values
-      .filter(([, v]) => Number.isFinite(Number(v)))
-      .map(([time, v]) => {
-        const value = Number(v) + (stack ? (sums.get(time) ?? 0) : 0);
-        if (stack) sums.set(time, value);
-        return [time, value];
-      }),
-  }));
-  const highest = Math.max(0, ...drawn.flatMap(({points}) => points.map(([, value]) => value)));
-  const top = highest > 0 ? highest * 1.05 : 1;
+  const drawn = edges(all, stack);
+  const top = roundTop(Math.max(0, ...drawn.flatMap(({upper}) => upper.map(([, value]) => value))));
   const plot = {x: x + 58, y: y + 30, w: w - 68, h: h - 62};
   const px = (time) =>
     plot.x + (plot.w * (time - times[0])) / Math.max(1, times[times.length - 1] - times[0]);
   const py = (value) => plot.y + plot.h - (plot.h * value) / top;
+  const path = (points) =>
+    points.map(([time, value]) => `${px(time).toFixed(1)},${py(value).toFixed(1)}`).join(' ');
   let out = '';
   for (let step = 0; step <= 2; ++step) {
     const value = (top * step) / 2;
@@ -90,30 +128,25 @@ function drawLines({x, y, w, h}, panel, answers) {
       box(plot.x, py(value), plot.w, 0.5, '#34363c') +
       text(plot.x - 5, py(value) + 4, shown(value, unit), {size: 9, anchor: 'end'});
   }
-  drawn.forEach(({points}, at) => {
-    const path = points
-      .map(([time, value]) => `${px(time).toFixed(1)},${py(value).toFixed(1)}`)
-      .join(' ');
-    out += `<polyline points="${path}" fill="none" stroke="${COLOURS[at % 16]}" stroke-width="1.3"/>`;
+  drawn.forEach(({lower, upper}, at) => {
+    const colour = COLOURS[at % 16];
+    const area = path([...upper, ...[...lower].reverse()]);
+    if (stack) out += `<polygon points="${area}" fill="${colour}" fill-opacity="0.35"/>`;
+    out += `<polyline points="${path(upper)}" fill="none" stroke="${colour}" stroke-width="1.3"/>`;
   });
-  let legend = plot.x;
-  for (const [at, {name}] of drawn.entries()) {
-    const width = 18 + name.length * 5.6;
-    if (legend + width > x + w) break;
-    out +=
-      box(legend, y + h - 17, 9, 3, COLOURS[at % 16]) +
-      text(legend + 13, y + h - 12, name, {size: 9.5});
-    legend += width;
-  }
-  return out;
+  const names = drawn.map(({name}) => name);
+  return out + drawLegend({x, y, w, h}, names);
 }
+
+const NAMED = {green: '#73bf69', orange: '#ff9830', red: '#f2495c'};
+const stepColour = ({steps}, value) =>
+  steps.filter((one) => one.value === null || value >= one.value).pop().color;
 
 function drawStat({x, y, w, h}, panel, answers) {
   const {unit, thresholds, mappings} = panel.fieldConfig.defaults;
   const value = last(series(answers)[0].values);
   const mapped = mappings[0]?.options[value];
-  const step = thresholds.steps.filter((one) => one.value === null || value >= one.value).pop();
-  const colour = {green: '#73bf69', orange: '#ff9830', red: '#f2495c'}[mapped?.color ?? step.color];
+  const colour = NAMED[mapped?.color ?? stepColour(thresholds, value)];
   return text(x + w / 2, y + h / 2 + 20, mapped?.text ?? shown(value, unit), {
     size: 26,
     colour,
@@ -150,7 +183,13 @@ function drawMatrix({x, y, w, h}, panel, answers) {
   const order = (label) => [...new Set(all.map(({metric}) => metric[label]))].sort((a, b) => a - b);
   const rows = order(rowField);
   const columns = order(columnField);
-  const most = Math.max(1e-12, ...all.map(({values}) => last(values)));
+  const {color, thresholds} = panel.fieldConfig.defaults;
+  const found = all.map(({values}) => last(values));
+  const [least, most] = [Math.min(...found), Math.max(...found)];
+  const colourOf = (value) =>
+    color.mode === 'thresholds'
+      ? NAMED[stepColour(thresholds, value)]
+      : heatColour((value - least) / Math.max(1e-12, most - least));
   const cell = {w: (w - 70) / columns.length, h: (h - 60) / rows.length};
   let out =
     columns
@@ -165,7 +204,7 @@ function drawMatrix({x, y, w, h}, panel, answers) {
     const left = x + 60 + columns.indexOf(metric[columnField]) * cell.w;
     const top = y + 50 + rows.indexOf(metric[rowField]) * cell.h;
     out +=
-      box(left, top, cell.w - 1, cell.h - 1, heatColour(last(values) / most)) +
+      box(left, top, cell.w - 1, cell.h - 1, colourOf(last(values))) +
       text(left + cell.w / 2, top + cell.h / 2 + 4, shown(last(values), 'none'), {
         size: 9,
         colour: '#222',

@@ -167,6 +167,41 @@ TEST(Drain, AShardStopsAcceptingBeforeItIsTold) {
   expect_healthy(mesh, 2);
 }
 
+// A rolling restart: each is back before anybody has noticed that it was gone.
+TEST(Drain, OneThatLeavesAndIsBackAtOnceIsNoLoss) {
+  ScriptedMesh mesh(expecting(2, 2));
+  mesh.start(ServiceKind::attention, "attention-1");
+  start_members(mesh, 2);
+  mesh.run();
+  ASSERT_TRUE(mesh.coordinator().drain({"attention-1"}).is_ok());
+  mesh.run();
+  mesh.start(ServiceKind::attention, "attention-1");
+  mesh.peer("router-0").info.draining = true;
+  mesh.announce("router-0");
+  mesh.start(ServiceKind::router, "router-0");
+  mesh.run();
+  EXPECT_EQ(mesh.coordinator().counters().departures, 2U);
+  EXPECT_EQ(mesh.coordinator().counters().losses, 0U);
+  EXPECT_FALSE(mesh.coordinator().members().find("router-0")->draining);
+  mesh.start(ServiceKind::router, "router-0");
+  mesh.run();
+  EXPECT_EQ(mesh.coordinator().counters().losses, 1U) << "this one said nothing";
+  expect_healthy(mesh, 2);
+}
+
+TEST(Drain, ARouterThatSaidSoLeaves) {
+  ScriptedMesh mesh(expecting(1, 1));
+  start_members(mesh, 1);
+  mesh.run();
+  mesh.peer("router-0").info.draining = true;
+  mesh.announce("router-0");
+  mesh.kill("router-0");
+  mesh.pass(2 * kSecond);
+  EXPECT_EQ(mesh.coordinator().members().find("router-0"), nullptr);
+  EXPECT_EQ(mesh.coordinator().counters().departures, 1U);
+  EXPECT_EQ(mesh.coordinator().counters().losses, 0U);
+}
+
 TEST(Drain, WaitsWhenCapacityVanishesMeanwhile) {
   ScriptedMesh mesh(with_capacities(3));
   start_members(mesh, 0);

@@ -257,6 +257,8 @@ TEST(RouterService, DrainLetsStreamsFinish) {
   call.next_event();
   bool finished = false;
   std::thread drain([&] { finished = mesh.service().drain(20 * kSecond); });
+  // The orchestrator hears of it at once: what ends after this is no loss.
+  mesh.wait_until([&] { return mesh.orchestrator().heard<wire::Register>().back().draining; });
   mesh.generate("shard-0", submit, 1, 2);
   EXPECT_EQ(call.events().back(), "[DONE]");
   drain.join();
