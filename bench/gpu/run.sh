@@ -3,8 +3,7 @@
 # bit for bit, fast kernels against it within tolerances, engine and goldens against the CPU), the
 # M1-shaped slice, each kernel checked against float64 and timed beside its peers, the engine.
 #   bench/gpu/run.sh [--only "tests slice rows,dense lightning softmax experts fp8 engine"]
-#                    [--no-time]
-#                    [--no-peers] [--json FILE]
+#                    [--no-time] [--no-peers] [--json FILE]
 # Takes programs from build/gpu-pack.tar.gz (bench/gpu/pack.sh) where that exists; else builds them.
 # FULGUR_GPU_LIBRARY: a libfulgur_gpu_abi.so built elsewhere, for the kernel groups alone.
 # FLA: a checkout of flash-linear-attention for the lightning peers; without it they are left out.

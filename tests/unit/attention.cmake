@@ -10,6 +10,9 @@ fulgur_test(evacuation_test
 fulgur_test(golden_test SOURCES attention/golden_test.cpp
             DEPENDS fulgur::local_mesh fulgur::direct_model fulgur::test_support TIMEOUT 300 LABELS golden)
 fulgur_use_actor_pch(golden_test)
+fulgur_test(fp8_accuracy_test SOURCES attention/fp8_accuracy_test.cpp
+            DEPENDS fulgur::fp8_backend fulgur::kernels fulgur::direct_model fulgur::test_support
+            TIMEOUT 300 LABELS golden)
 fulgur_test(exactness_test SOURCES attention/exactness_test.cpp attention/migration_test.cpp
             DEPENDS fulgur::local_mesh fulgur::test_support TIMEOUT 900 LABELS exactness)
 fulgur_use_actor_pch(exactness_test)

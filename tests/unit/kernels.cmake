@@ -12,8 +12,8 @@ fulgur_test(kernels_emulated_test SOURCES ${cuda_backend_tests} kernels/emulatio
             DEPENDS fulgur::emulated_device)
 if(FULGUR_CUDA_FOUND)
   fulgur_test(kernels_cuda_test SOURCES kernels/cuda_reference_test.cpp
-              DEPENDS fulgur::kernels fulgur::kernels_cuda)
+              DEPENDS fulgur::kernels fulgur::kernels_cuda fulgur::fp8_backend)
   fulgur_test(kernels_device_test SOURCES ${cuda_backend_tests} kernels/sm90_backend_test.cpp
               ../support/device_environment.cpp
-              DEPENDS fulgur::real_device LABELS gpu)
+              DEPENDS fulgur::real_device fulgur::fp8_backend LABELS gpu)
 endif()

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "bench/fp8/fp8_backend.hpp"
+#include "common/base/e4m3.hpp"
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/layout.hpp"
 #include "kernels/reference/scalar_math.hpp"
@@ -184,6 +186,145 @@ TEST_F(CudaKernels, ExpertsMatchReference) {
   ASSERT_EQ(cuda::experts(device_x.get(), false, kTokens * kSlots, plan, layer, out.get(), nullptr),
             cudaSuccess);
   EXPECT_LT(distance(widened(out.host()), widened(expected)), 5e-3);
+}
+
+TEST_F(CudaKernels, TheDeviceRoundsToE4m3AsTheDefinition) {
+  // Row r of blocks of 128: the largest value 448, so that the scale is 1, then every code's value,
+  // the middles between codes and their neighbours, of both signs.
+  std::vector<float> probes;
+  for (unsigned bits = 0; bits < 0x7eU; ++bits) {
+    const float low = to_float(E4m3{static_cast<std::uint8_t>(bits)});
+    const float middle = (low + to_float(E4m3{static_cast<std::uint8_t>(bits + 1)})) / 2;
+    for (const float value :
+         {low, middle, std::nextafter(middle, 0.0F), std::nextafter(middle, 1e9F)}) {
+      probes.push_back(value);
+      probes.push_back(-value);
+    }
+  }
+  constexpr int kBlocks = 8, kCols = kBlocks * 128, kCapacity = 8;
+  std::vector<float> x(kCols, 448.0F);
+  for (std::size_t i = 0; i < probes.size(); ++i) x[i / 127 * 128 + 1 + i % 127] = probes[i];
+  ASSERT_LE(probes.size(), std::size_t{kBlocks} * 127);
+  std::vector<int> source(kCapacity, -1);
+  source[5] = 0;
+  const Device<float> device_x(x);
+  const Device<int> device_source(source);
+  const Device<std::byte> tiled(cuda::tiled8_bytes(kCapacity, kCols));
+  cuda::RouteGroups plan{};
+  plan.source = device_source.get();
+  plan.capacity = kCapacity;
+  ASSERT_EQ(cuda::gather_tiled_fp8(device_x.get(), true, kCols, plan, tiled.get(), nullptr),
+            cudaSuccess);
+  const std::vector<std::byte> got = tiled.host();
+  for (std::size_t c = 0; c < kCols; ++c) {
+    ASSERT_EQ(std::to_integer<unsigned>(got[cuda::tiled8_byte(5, c, kCapacity)]),
+              to_e4m3(x[c]).bits)
+        << x[c];
+  }
+  for (int block = 0; block < kBlocks; ++block) {
+    float scale;
+    std::memcpy(&scale, got.data() + cuda::tiled8_scale_byte(5, block, kCols, kCapacity), 4);
+    EXPECT_EQ(scale, 1.0F);
+  }
+}
+
+TEST_F(CudaKernels, QuantizedWeightsAreTheDefinitions) {
+  constexpr std::size_t kRows = 256, kCols = 384;
+  for (const int interleave : {0, 1, 2}) {
+    const HostWeight weight = random_weight(rng_, kRows, kCols, Dtype::f32);
+    const std::size_t packed_rows = interleave == 0 ? kRows : 2 * kRows;
+    const Device<std::byte> plain(weight.bytes), packed(cuda::packed8_bytes(packed_rows, kCols));
+    for (const int first : {0, 128}) {  // in two pieces, as slabs of a checkpoint come
+      ASSERT_EQ(
+          cuda::quantize_weight(plain.get() + first * kCols * 4, true, 128, kCols, first,
+                                interleave, static_cast<int>(packed_rows), packed.get(), nullptr),
+          cudaSuccess);
+    }
+    const std::vector<std::byte> got = packed.host();
+    std::vector<float> tops(kRows / 128 * (kCols / 128));
+    for (std::size_t i = 0; i < kRows * kCols; ++i) {
+      float& top = tops[i / kCols / 128 * (kCols / 128) + i % kCols / 128];
+      top = std::max(top, std::abs(static_cast<float>(weight.values[i])));
+    }
+    for (std::size_t r = 0; r < kRows; ++r) {
+      for (std::size_t c = 0; c < kCols; ++c) {
+        const E4m3Scale scale = e4m3_scale(tops[r / 128 * (kCols / 128) + c / 128]);
+        const std::size_t to = interleave == 0 ? r : cuda::gate8_row(r) + (interleave == 2 ? 8 : 0);
+        const float value = static_cast<float>(weight.values[r * kCols + c]);
+        ASSERT_EQ(std::to_integer<unsigned>(got[cuda::packed8_byte(to, c, kCols)]),
+                  to_e4m3(value * scale.inverse).bits)
+            << interleave << ": " << r << ", " << c;
+        float stored_scale;
+        std::memcpy(&stored_scale, got.data() + cuda::packed8_scale_byte(to, c, packed_rows, kCols),
+                    4);
+        ASSERT_EQ(stored_scale, scale.scale) << interleave << ": " << r << ", " << c;
+      }
+    }
+  }
+}
+
+/// The layer at kernel level: groups by plan_groups(), one of them empty, against the CPU.
+TEST_F(CudaKernels, Fp8ExpertsMatchTheSameArithmeticOnTheCpu) {
+  constexpr int kTokens = 90, kExperts = 4, kHidden = 256, kInner = 384, kUsed = 3;
+  bench::Fp8Backend slow(make_reference_backend(Precision::bf16),
+                         bench::Fp8Parts::weights_and_activations);
+  std::vector<std::unique_ptr<Expert>> experts;
+  std::vector<std::unique_ptr<Device<std::byte>>> packed;
+  std::vector<const void*> gate_up_table, down_table;
+  for (int e = 0; e < kExperts; ++e) {
+    const HostWeight gate = random_weight(rng_, kInner, kHidden, Dtype::bf16);
+    const HostWeight up = random_weight(rng_, kInner, kHidden, Dtype::bf16);
+    const HostWeight down = random_weight(rng_, kHidden, kInner, Dtype::bf16);
+    experts.push_back(slow.pack_expert(gate.matrix(), up.matrix(), down.matrix()));
+    const Device<std::byte> g(gate.bytes), u(up.bytes), d(down.bytes);
+    packed.push_back(std::make_unique<Device<std::byte>>(cuda::packed8_bytes(2 * kInner, kHidden)));
+    gate_up_table.push_back(packed.back()->get());
+    packed.push_back(std::make_unique<Device<std::byte>>(cuda::packed8_bytes(kHidden, kInner)));
+    down_table.push_back(packed.back()->get());
+    auto* both = const_cast<void*>(gate_up_table.back());
+    EXPECT_EQ(
+        cuda::quantize_weight(g.get(), false, kInner, kHidden, 0, 1, 2 * kInner, both, nullptr),
+        cudaSuccess);
+    EXPECT_EQ(
+        cuda::quantize_weight(u.get(), false, kInner, kHidden, 0, 2, 2 * kInner, both, nullptr),
+        cudaSuccess);
+    EXPECT_EQ(cuda::quantize_weight(d.get(), false, kHidden, kInner, 0, 0, kHidden,
+                                    packed.back()->get(), nullptr),
+              cudaSuccess);
+    cudaDeviceSynchronize();
+  }
+  const std::vector<Bf16> x = rounded(random_floats(rng_, kTokens * kHidden));
+  std::vector<std::uint16_t> ids;
+  std::vector<std::vector<std::uint32_t>> rows(kExperts);
+  for (std::uint32_t t = 0; t < kTokens; ++t) {
+    ids.push_back(static_cast<std::uint16_t>(rng_.below(kUsed)));
+    rows[ids.back()].push_back(t);
+  }
+  std::vector<Bf16> expected(kTokens * kHidden);
+  for (int e = 0; e < kUsed; ++e) {  // top-1: a token's route is its own number
+    std::vector<Bf16> some(rows[e].size() * kHidden);
+    const ExpertGroup group[] = {{experts[e].get(), rows[e], 0}};
+    slow.experts(reinterpret_cast<const std::byte*>(x.data()), Dtype::bf16, kHidden, group,
+                 reinterpret_cast<std::byte*>(some.data()), Dtype::bf16);
+    for (std::size_t i = 0; i < rows[e].size(); ++i) {
+      std::copy_n(some.begin() + i * kHidden, kHidden, expected.begin() + rows[e][i] * kHidden);
+    }
+  }
+  const int capacity = cuda::tiled_capacity(kTokens, kExperts);
+  const Device<int> counts(kExperts), offsets(kExperts), source(capacity), target(capacity);
+  const Device<Bf16> device_x(x), out(kTokens * kHidden);
+  const Device<std::byte> tiled_x(cuda::tiled8_bytes(capacity, kHidden)),
+      tiled_inner(cuda::tiled8_bytes(capacity, kInner));
+  const Device<std::uint16_t> device_ids(ids);
+  const Device<const void*> gate_ups(gate_up_table), downs(down_table);
+  const cuda::RouteGroups plan{counts.get(), offsets.get(), source.get(),
+                               target.get(), kExperts,      capacity};
+  ASSERT_EQ(cuda::plan_groups(device_ids.get(), kTokens, 1, plan, nullptr), cudaSuccess);
+  const cuda::Experts layer{gate_ups.get(), downs.get(),   kHidden,
+                            kInner,         tiled_x.get(), tiled_inner.get()};
+  ASSERT_EQ(cuda::experts_fp8(device_x.get(), false, kTokens, plan, layer, out.get(), nullptr),
+            cudaSuccess);
+  EXPECT_LT(distance(widened(out.host()), widened(expected)), 2e-2);
 }
 
 TEST_F(CudaKernels, LightningMatchesReferenceAndItselfCut) {

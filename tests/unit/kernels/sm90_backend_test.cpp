@@ -3,6 +3,8 @@
 // Tolerances as in cuda_reference_test.cpp: bf16 operands and results, other orders of sums.
 #include <numeric>
 
+#include "bench/fp8/fp8_backend.hpp"
+#include "kernels/include/fulgur/kernels/synthetic.hpp"
 #include "tests/unit/kernels/fixtures.hpp"
 
 namespace fulgur::kernels::testing {
@@ -133,6 +135,115 @@ TEST_F(Sm90Test, ExpertsOfBothWireTypes) {
       ASSERT_EQ(to_float(answers[hidden + d]), out[third * hidden + d]) << d;
     }
   }
+}
+
+/// The backend with e4m3 experts against the same arithmetic on the CPU.
+class Sm90Fp8Test : public ::testing::Test {
+ protected:
+  static Result<std::unique_ptr<Backend>> make() {
+    return make_cuda_backend({.family = CudaFamily::sm90,
+                              .shape = kShape,
+                              .expert_weights = ExpertWeights::fp8_e4m3,
+                              .strict = true});
+  }
+  void SetUp() override {
+    auto made = make();
+    if (!made.is_ok()) GTEST_SKIP() << made.status().message();
+    fast_ = std::move(made).value();
+    slow_ = std::make_unique<bench::Fp8Backend>(make_reference_backend(Precision::bf16),
+                                                bench::Fp8Parts::weights_and_activations);
+  }
+
+  std::unique_ptr<Backend> fast_;
+  std::unique_ptr<Backend> slow_;
+  Rng rng_{2028};
+};
+
+TEST_F(Sm90Fp8Test, HasANumericsOfItsOwnAndHalfTheBytes) {
+  EXPECT_EQ(fast_->numerics(), "cuda-sm90-bf16-fp8");
+  const HostWeight gate = random_weight(rng_, kShape.inner, kShape.hidden, Dtype::bf16);
+  const HostWeight down = random_weight(rng_, kShape.hidden, kShape.inner, Dtype::bf16);
+  const auto expert = fast_->pack_expert(gate.matrix(), gate.matrix(), down.matrix());
+  const std::size_t weights = 3 * std::size_t{kShape.inner} * kShape.hidden;
+  EXPECT_GE(expert->bytes(), weights);
+  EXPECT_LE(expert->bytes(), weights + weights / 100);
+}
+
+/// Groups of 1 to 150 tokens, some empty; every checkpoint type; each token alone the same bits.
+TEST_F(Sm90Fp8Test, ExpertsAreTheSameArithmeticWhateverTheCompany) {
+  constexpr std::size_t kTokens = 320;
+  const std::size_t hidden = kShape.hidden;
+  constexpr Dtype kTypes[] = {Dtype::bf16, Dtype::f32, Dtype::f16};
+  std::vector<std::unique_ptr<Expert>> fast, slow;
+  for (std::uint32_t e = 0; e < kShape.experts; ++e) {
+    const Dtype type = kTypes[e % 3];
+    const HostWeight gate = random_weight(rng_, kShape.inner, hidden, type);
+    const HostWeight up = random_weight(rng_, kShape.inner, hidden, type);
+    const HostWeight down = random_weight(rng_, hidden, kShape.inner, type);
+    fast.push_back(fast_->pack_expert(gate.matrix(), up.matrix(), down.matrix()));
+    slow.push_back(slow_->pack_expert(gate.matrix(), up.matrix(), down.matrix()));
+  }
+  auto x = random_floats(rng_, kTokens * hidden);
+  for (float& value : x) value = to_float(to_bf16(value));
+  const auto* bytes = reinterpret_cast<const std::byte*>(x.data());
+  constexpr std::size_t kSizes[] = {1, 0, 9, 150, 40, 0, 17, 103};
+  std::vector<std::vector<std::uint32_t>> rows(kShape.experts);
+  std::uint32_t next = 0;
+  for (std::uint32_t e = 0; e < kShape.experts; ++e) {
+    for (std::size_t i = 0; i < kSizes[e]; ++i) rows[e].push_back(next++);
+  }
+  ASSERT_EQ(next, kTokens);
+  const auto groups = [&](const std::vector<std::unique_ptr<Expert>>& experts) {
+    std::vector<ExpertGroup> list;
+    std::uint32_t output = 0;
+    for (std::uint32_t e = 0; e < kShape.experts; ++e) {
+      list.push_back({experts[e].get(), rows[e], output});
+      output += static_cast<std::uint32_t>(rows[e].size());
+    }
+    return list;
+  };
+  std::vector<float> expected(kTokens * hidden), out(kTokens * hidden, kPoison);
+  slow_->experts(bytes, Dtype::f32, hidden, groups(slow),
+                 reinterpret_cast<std::byte*>(expected.data()), Dtype::f32);
+  fast_->experts(bytes, Dtype::f32, hidden, groups(fast), reinterpret_cast<std::byte*>(out.data()),
+                 Dtype::f32);
+  // Codes of the inner activations tip where the tensor cores' shorter sums fall on the other side.
+  EXPECT_LT(distance(out, expected), 2e-2);
+  for (std::uint32_t e = 0; e < kShape.experts; ++e) {
+    if (rows[e].empty()) continue;
+    const std::uint32_t token = rows[e][rows[e].size() / 2];
+    const std::vector<std::uint32_t> single = {token};
+    const ExpertGroup alone[] = {{fast[e].get(), single, 0}};
+    std::vector<float> row(hidden, kPoison);
+    fast_->experts(bytes, Dtype::f32, hidden, alone, reinterpret_cast<std::byte*>(row.data()),
+                   Dtype::f32);
+    const auto at = out.begin() + static_cast<std::ptrdiff_t>(token * hidden);
+    EXPECT_TRUE(same_bits(row, {at, at + static_cast<std::ptrdiff_t>(hidden)})) << "expert " << e;
+  }
+}
+
+TEST_F(Sm90Fp8Test, SyntheticExpertsAreFinite) {
+  auto* synthetic = dynamic_cast<SyntheticWeights*>(fast_.get());
+  ASSERT_NE(synthetic, nullptr);
+  const auto expert = synthetic->random_expert(kShape.hidden, kShape.inner, 7, 0.05F);
+  const auto x = random_floats(rng_, kShape.hidden);
+  std::vector<float> out(kShape.hidden, kPoison);
+  const std::vector<std::uint32_t> zero = {0};
+  const ExpertGroup group[] = {{expert.get(), zero, 0}};
+  fast_->experts(reinterpret_cast<const std::byte*>(x.data()), Dtype::f32, kShape.hidden, group,
+                 reinterpret_cast<std::byte*>(out.data()), Dtype::f32);
+  double norm = 0;
+  for (const float value : out) norm += static_cast<double>(value) * value;
+  EXPECT_GT(norm, 0);
+  EXPECT_TRUE(std::isfinite(norm));
+}
+
+TEST(Fp8Experts, AreRefusedWhereTheKernelsDoNotFit) {
+  ModelShape small = kShape;
+  small.head_dim = 64;
+  const auto made = make_cuda_backend({.shape = small, .expert_weights = ExpertWeights::fp8_e4m3});
+  ASSERT_FALSE(made.is_ok());  // without a GPU for want of one
+  EXPECT_EQ(made.status().code(), Code::failed_precondition);
 }
 
 /// Runs `call(first row, rows)` over the rows in pieces of 1 to 90.
