@@ -129,13 +129,24 @@ Result<std::unique_ptr<LocalMesh>> LocalMesh::start(std::shared_ptr<const model:
   return mesh;
 }
 
+/// Returns the pool of the process's GPU, null without one.
+Result<std::shared_ptr<BufferPool>> LocalMesh::open_transport(Node& node, wire::ServiceKind kind,
+                                                              const std::string& endpoint) {
+  LocalGpu gpu;
+  if (options_.gpu) gpu = options_.gpu(node.name);
+  FULGUR_ASSIGN_OR_RETURN(
+      node.transport, hub_->make({kind, node.name, next_incarnation_++, gpu.identity}, endpoint));
+  if (gpu.wrap) node.transport = gpu.wrap(std::move(node.transport));
+  return gpu.pool;
+}
+
 Status LocalMesh::start_node(Node& node, const std::string& endpoint) {
+  std::shared_ptr<BufferPool> pool;
   if (options_.workers == 0) {
     node.transport = std::make_unique<transport::LoopbackTransport>(
         transport::Identity{wire::ServiceKind::attention, node.name, 1});
   } else {
-    FULGUR_ASSIGN_OR_RETURN(
-        node.transport, hub_->make({wire::ServiceKind::attention, node.name, next_incarnation_++}, endpoint));
+    FULGUR_ASSIGN_OR_RETURN(pool, open_transport(node, wire::ServiceKind::attention, endpoint));
   }
   node.reactor = std::make_unique<actor::Reactor>(*node.transport, *clock_);
   attention::ShardOptions options;
@@ -147,6 +158,7 @@ Status LocalMesh::start_node(Node& node, const std::string& endpoint) {
   options.parked = options_.parked;
   options.cache = options_.cache;
   options.evacuation = options_.evacuation;
+  options.pool = std::move(pool);
   options.tracer = options_.tracer;
   options.on_left = [] {};
   options.on_fatal = [](const std::string& why) { throw AssertionError(why); };
@@ -167,11 +179,10 @@ Status LocalMesh::start_node(Node& node, const std::string& endpoint) {
 Status LocalMesh::start_worker(std::uint32_t worker) {
   auto node = std::make_unique<Node>();
   node->name = fmt::format("expert-{}", worker);
-  FULGUR_ASSIGN_OR_RETURN(node->transport,
-                          hub_->make({wire::ServiceKind::expert, node->name, next_incarnation_++},
-                                     worker_endpoint(worker)));
-  node->reactor = std::make_unique<actor::Reactor>(*node->transport, *clock_);
   expert::WorkerOptions options;
+  FULGUR_ASSIGN_OR_RETURN(
+      options.pool, open_transport(*node, wire::ServiceKind::expert, worker_endpoint(worker)));
+  node->reactor = std::make_unique<actor::Reactor>(*node->transport, *clock_);
   options.registration.name = node->name;
   options.hold = replicas_of(worker);
   options.tracer = options_.tracer;
@@ -281,6 +292,7 @@ bool LocalMesh::step() {
     if (node) busy |= node->reactor->run_once();
   }
   if (client_ && client_->reactor) busy |= client_->reactor->run_once();
+  if (options_.on_step) options_.on_step();
   return busy;
 }
 

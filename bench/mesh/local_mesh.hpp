@@ -30,6 +30,14 @@ struct Generation {
   wire::Done end;
 };
 
+/// The GPU of one process of the mesh.
+struct LocalGpu {
+  std::string identity;  ///< of the GpuApi; empty: the process has none
+  std::shared_ptr<BufferPool> pool;
+  /// Puts a DeviceTransport on the process's own.
+  std::function<std::unique_ptr<transport::Transport>(std::unique_ptr<transport::Transport>)> wrap;
+};
+
 struct LocalMeshOptions {
   std::uint32_t shards = 1;
   std::uint32_t workers = 0;   ///< 0: the experts live in the shard's process
@@ -43,6 +51,11 @@ struct LocalMeshOptions {
   /// All requests are traced, the one with id r in trace {0, r} as children of span r. Outlives the
   /// mesh.
   telemetry::Tracer* tracer = nullptr;
+  /// The GPU of each shard and worker as it starts, by its name; empty: none has one. Not for a
+  /// single process (workers = 0).
+  std::function<LocalGpu(const std::string& name)> gpu;
+  std::function<void()>
+      on_step;  ///< after each pass, e.g. what the GPUs do meanwhile; empty: nothing
 };
 
 class LocalMesh {
@@ -89,6 +102,8 @@ class LocalMesh {
 
   LocalMesh() = default;
   Status start_node(Node& node, const std::string& endpoint);
+  Result<std::shared_ptr<BufferPool>> open_transport(Node& node, wire::ServiceKind kind,
+                                                     const std::string& endpoint);
   std::vector<expert::ReplicaId> replicas_of(std::uint32_t worker) const;
   wire::Placement placement(std::uint64_t epoch) const;
 

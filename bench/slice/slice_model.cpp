@@ -13,6 +13,44 @@ namespace {
 /// Keeps the size of a row through a product with `inputs` columns.
 float deviation(std::size_t inputs) { return 1.0F / std::sqrt(static_cast<float>(inputs)); }
 
+std::uint64_t seed_of(std::uint32_t layer) { return std::uint64_t{1000} * (layer + 1); }
+
+kernels::SyntheticWeights& maker_of(kernels::Backend& backend) {
+  auto* maker = dynamic_cast<kernels::SyntheticWeights*>(&backend);
+  FULGUR_ASSERT(maker != nullptr, "this backend makes no synthetic weights");
+  return *maker;
+}
+
+attention::Vector ones(std::size_t count, kernels::Backend& backend) {
+  const std::vector<float> host(count, 1.0F);
+  attention::Vector vector{backend.allocate(count * sizeof(float))};
+  backend.upload(vector.memory.get(), host.data(), count * sizeof(float));
+  return vector;
+}
+
+attention::LayerWeights make_layer(const model::ModelConfig& config, std::uint32_t layer,
+                                   kernels::Backend& backend) {
+  kernels::SyntheticWeights& make = maker_of(backend);
+  attention::LayerWeights weights;
+  const std::size_t hidden = config.hidden;
+  const std::size_t width = config.attention_width();
+  const std::uint64_t seed = seed_of(layer);
+  const float scale = deviation(hidden);
+  weights.kind = config.attention[layer];
+  weights.norm_in = ones(hidden, backend);
+  weights.norm_post = ones(hidden, backend);
+  weights.router = make.random_router(config.experts, hidden, seed, scale);
+  if (weights.kind == model::AttentionKind::lightning) {
+    weights.qkv = make.random_matrix(3 * width, hidden, seed + 1, scale);
+    weights.gate = make.random_matrix(width, hidden, seed + 2, scale);
+    weights.attention_norm = ones(width, backend);
+  } else {
+    weights.qkv = make.random_matrix(width + 2 * config.kv_width(), hidden, seed + 1, scale);
+  }
+  weights.out = make.random_matrix(hidden, width, seed + 3, deviation(width));
+  return weights;
+}
+
 }  // namespace
 
 model::ModelConfig m1_slice(std::uint32_t lightning, std::uint32_t softmax) {
@@ -38,23 +76,46 @@ model::ModelConfig m1_slice(std::uint32_t lightning, std::uint32_t softmax) {
   return config;
 }
 
+attention::ModelWeights slice_weights(const model::ModelConfig& config, kernels::Backend& backend) {
+  kernels::SyntheticWeights& make = maker_of(backend);
+  attention::ModelWeights weights;
+  weights.embedding = make.random_table(config.vocab, config.hidden, 1, 1.0F);
+  weights.lm_head = make.random_matrix(config.vocab, config.hidden, 2, deviation(config.hidden));
+  weights.final_norm = ones(config.hidden, backend);
+  weights.bytes = weights.embedding->bytes() + weights.lm_head->bytes();
+  for (std::uint32_t layer = 0; layer < config.layers; ++layer) {
+    weights.layers.push_back(make_layer(config, layer, backend));
+    const attention::LayerWeights& made = weights.layers.back();
+    weights.bytes += made.router->bytes() + made.qkv->bytes() + made.out->bytes() +
+                     (made.gate ? made.gate->bytes() : 0);
+  }
+  return weights;
+}
+
+std::unique_ptr<kernels::Expert> slice_expert(const model::ModelConfig& config, std::uint32_t layer,
+                                              std::uint32_t expert, kernels::Backend& backend) {
+  return maker_of(backend).random_expert(config.hidden, config.expert_inner,
+                                         seed_of(layer) + 10 + 2 * expert,
+                                         deviation(config.hidden));
+}
+
 SliceModel::SliceModel(const model::ModelConfig& config, kernels::Backend& backend,
                        std::uint32_t slots, std::uint32_t pages)
     : config_(config),
       backend_(backend),
-      synthetic_(dynamic_cast<kernels::SyntheticWeights*>(&backend)),
-      free_pages_(pages) {
-  FULGUR_ASSERT(synthetic_ != nullptr, "this backend makes no synthetic weights");
-  const float scale = deviation(config_.hidden);
-  embedding_ = synthetic_->random_table(config_.vocab, config_.hidden, 1, 1.0F);
-  lm_head_ = synthetic_->random_matrix(config_.vocab, config_.hidden, 2, scale);
-  final_norm_ = ones(config_.hidden);
-  weight_bytes_ = embedding_->bytes() + lm_head_->bytes();
-  weights_.resize(config_.layers);
-  for (std::uint32_t layer = 0; layer < config_.layers; ++layer) make_layer(layer, *synthetic_);
+      weights_(slice_weights(config, backend)),
+      free_pages_(pages),
+      weight_bytes_(weights_.bytes) {
+  for (std::uint32_t layer = 0; layer < config_.layers; ++layer) {
+    for (std::uint32_t expert = 0; expert < config_.experts; ++expert) {
+      experts_.push_back(slice_expert(config_, layer, expert, backend_));
+      weight_bytes_ += experts_.back()->bytes();
+    }
+  }
   for (std::uint32_t layer = 0; layer < config_.layers; ++layer) {
     layers_.push_back(std::make_unique<attention::AttentionLayer>(
-        layer, config_, weights_[layer], backend_, scratch_, attention::StateLimits{slots, pages}));
+        layer, config_, weights_.layers[layer], backend_, scratch_,
+        attention::StateLimits{slots, pages}));
   }
   std::iota(free_pages_.begin(), free_pages_.end(), 0U);
   Rng rng(7);
@@ -62,40 +123,6 @@ SliceModel::SliceModel(const model::ModelConfig& config, kernels::Backend& backe
     std::swap(free_pages_[i], free_pages_[rng.below(i + 1)]);
   }
   pages_.resize(slots);
-}
-
-attention::Vector SliceModel::ones(std::size_t count) {
-  const std::vector<float> host(count, 1.0F);
-  attention::Vector vector{backend_.allocate(count * sizeof(float))};
-  backend_.upload(vector.memory.get(), host.data(), count * sizeof(float));
-  return vector;
-}
-
-void SliceModel::make_layer(std::uint32_t layer, kernels::SyntheticWeights& make) {
-  attention::LayerWeights& weights = weights_[layer];
-  const std::size_t hidden = config_.hidden;
-  const std::size_t width = config_.attention_width();
-  const std::uint64_t seed = std::uint64_t{1000} * (layer + 1);
-  const float scale = deviation(hidden);
-  weights.kind = config_.attention[layer];
-  weights.norm_in = ones(hidden);
-  weights.norm_post = ones(hidden);
-  weights.router = make.random_router(config_.experts, hidden, seed, scale);
-  if (weights.kind == model::AttentionKind::lightning) {
-    weights.qkv = make.random_matrix(3 * width, hidden, seed + 1, scale);
-    weights.gate = make.random_matrix(width, hidden, seed + 2, scale);
-    weights.attention_norm = ones(width);
-    weight_bytes_ += weights.gate->bytes();
-  } else {
-    weights.qkv = make.random_matrix(width + 2 * config_.kv_width(), hidden, seed + 1, scale);
-  }
-  weights.out = make.random_matrix(hidden, width, seed + 3, deviation(width));
-  weight_bytes_ += weights.qkv->bytes() + weights.out->bytes();
-  for (std::uint32_t expert = 0; expert < config_.experts; ++expert) {
-    experts_.push_back(
-        make.random_expert(hidden, config_.expert_inner, seed + 10 + 2 * expert, scale));
-    weight_bytes_ += experts_.back()->bytes();
-  }
 }
 
 std::uint64_t SliceModel::state_bytes() const {
@@ -121,7 +148,7 @@ std::vector<std::uint32_t> SliceModel::step(const std::vector<std::uint32_t>& to
                                             std::uint32_t sequences, std::uint64_t position) {
   batch_.tokens = tokens;
   place(sequences, static_cast<std::uint32_t>(tokens.size()) / sequences, position);
-  backend_.embed(*embedding_, batch_.tokens,
+  backend_.embed(*weights_.embedding, batch_.tokens,
                  batch_.h.reserve(backend_, tokens.size() * config_.hidden));
   for (std::size_t layer = 0; layer < layers_.size(); ++layer) {
     attend(layer);
@@ -136,7 +163,7 @@ void SliceModel::combine(std::size_t layer) { layers_[layer]->combine(batch_, Dt
 
 std::vector<std::uint32_t> SliceModel::choose() {
   std::vector<std::uint32_t> next(batch_.slices.size());
-  synthetic_->argmax(logits_.data(), next.size(), config_.vocab, next.data());
+  maker_of(backend_).argmax(logits_.data(), next.size(), config_.vocab, next.data());
   return next;
 }
 
@@ -176,8 +203,9 @@ void SliceModel::head() {
   float* logits = logits_.reserve(backend_, rows.size() * config_.vocab);
   backend_.gather(batch_.h.data(), rows, config_.hidden, Dtype::f32,
                   reinterpret_cast<std::byte*>(last));
-  backend_.rms_norm(last, final_norm_.data(), config_.rms_eps, rows.size(), config_.hidden, last);
-  backend_.matmul(last, rows.size(), *lm_head_, logits);
+  backend_.rms_norm(last, weights_.final_norm.data(), config_.rms_eps, rows.size(), config_.hidden,
+                    last);
+  backend_.matmul(last, rows.size(), *weights_.lm_head, logits);
 }
 
 }  // namespace fulgur::bench

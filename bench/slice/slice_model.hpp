@@ -11,11 +11,19 @@
 #include "kernels/include/fulgur/kernels/backend.hpp"
 #include "kernels/include/fulgur/kernels/synthetic.hpp"
 #include "services/attention/attention_layer.hpp"
+#include "services/attention/model_weights.hpp"
 
 namespace fulgur::bench {
 
 /// MiniMax-M1's sizes with `lightning` lightning layers and `softmax` softmax layers after them.
 model::ModelConfig m1_slice(std::uint32_t lightning, std::uint32_t softmax);
+
+/// Seeded weights of everything but the experts, in the backend's memory. Throws std::bad_alloc,
+/// and AssertionError for a backend that makes no weights.
+attention::ModelWeights slice_weights(const model::ModelConfig& config, kernels::Backend& backend);
+/// The seeded weights of one expert: the same whoever makes them.
+std::unique_ptr<kernels::Expert> slice_expert(const model::ModelConfig& config, std::uint32_t layer,
+                                              std::uint32_t expert, kernels::Backend& backend);
 
 class SliceModel {
  public:
@@ -40,16 +48,11 @@ class SliceModel {
   std::uint64_t state_bytes() const;
 
  private:
-  void make_layer(std::uint32_t layer, kernels::SyntheticWeights& weights);
-  attention::Vector ones(std::size_t count);
   void place(std::uint32_t sequences, std::uint32_t rows, std::uint64_t position);
 
   const model::ModelConfig config_;
   kernels::Backend& backend_;
-  kernels::SyntheticWeights* synthetic_ = nullptr;
-  std::unique_ptr<kernels::Matrix> embedding_, lm_head_;
-  attention::Vector final_norm_;
-  std::vector<attention::LayerWeights> weights_;
+  attention::ModelWeights weights_;
   std::vector<std::unique_ptr<kernels::Expert>> experts_;  ///< [layers * experts]
   std::vector<std::unique_ptr<attention::AttentionLayer>> layers_;
   attention::LayerScratch scratch_;

@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include "common/base/log.hpp"
+#include "common/transport/cuda_gpu.hpp"
+#include "common/transport/device_transport.hpp"
 #include "common/transport/make_transport.hpp"
 
 namespace fulgur::service {
@@ -26,13 +28,34 @@ Status Member::open() {
   otlp.endpoint = flags_.otlp_endpoint;
   otlp.resource = {program_, flags_.name};
   FULGUR_ASSIGN_OR_RETURN(tracer_, telemetry::OtlpTracer::start(otlp, clock_, metrics_));
+  return open_transport();
+}
+
+Status Member::open_transport() {
+  if (flags_.backend == "cuda") open_gpu();
   transport::TransportOptions links;
   links.listen = flags_.listen;
   links.allowed = flags_.carrier();
   links.curve = flags_.curve;
-  FULGUR_ASSIGN_OR_RETURN(transport_,
-                          transport::make_transport({kind_, flags_.name, incarnation_}, links));
+  const transport::Identity self{kind_, flags_.name, incarnation_, gpu_ ? gpu_->identity() : ""};
+  FULGUR_ASSIGN_OR_RETURN(transport_, transport::make_transport(self, links));
+  if (gpu_) {
+    transport_ = std::make_unique<transport::DeviceTransport>(std::move(transport_), *gpu_,
+                                                              flags_.device_options(), clock_);
+  }
   return Status::ok();
+}
+
+void Member::open_gpu() {
+  constexpr std::size_t kCachedBytes = std::size_t{1} << 30;
+  auto gpu = transport::open_cuda_gpu({.device = flags_.gpu});
+  auto blocks = transport::cuda_blocks(flags_.gpu);
+  if (!gpu.is_ok() || !blocks.is_ok()) {
+    without_gpu_ = gpu.is_ok() ? blocks.status() : gpu.status();
+    return;
+  }
+  gpu_ = std::move(*gpu);
+  device_pool_ = std::make_shared<BufferPool>(kCachedBytes, std::move(*blocks));
 }
 
 wire::Register Member::registration(std::uint64_t capacity_bytes) const {
@@ -54,6 +77,9 @@ int Member::serve(actor::Reactor& reactor, std::function<void()> leave) {
   leave_ = std::move(leave);
   run_as(&reactor);
   if (left_) reactor.stop();  // it failed while it was being built
+  if (!without_gpu_.is_ok()) {
+    log::warn("activations go through host memory why=\"{}\"", without_gpu_.message());
+  }
   log::info("serving endpoint={} admin={}", transport_->endpoint(), admin_->endpoint());
   reactor.run();
   run_as(nullptr);

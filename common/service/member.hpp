@@ -19,8 +19,9 @@ class Member {
   /// Watches for SIGTERM from here on: until serve() runs, one ends the process with 0.
   Member(std::string program, wire::ServiceKind kind, const Flags& flags);
 
-  /// Opens all parts. Compute backends come after it: whatever they pin, threads started later
-  /// would inherit.
+  /// Opens all parts, on the thread that will serve. Compute backends come after it: whatever they
+  /// pin, threads started later would inherit. A GPU that cannot be opened is the backend's to
+  /// refuse; if the backend can use it, activations go through host memory.
   Status open();
 
   const Clock& clock() const { return clock_; }
@@ -28,6 +29,8 @@ class Member {
   telemetry::Metrics& metrics() { return metrics_; }
   Admin& admin() { return *admin_; }
   transport::Transport& transport() { return *transport_; }
+  /// Memory of the GPU that tensors are sent from; null without a GPU.
+  const std::shared_ptr<BufferPool>& device_pool() const { return device_pool_; }
   /// Null when spans go nowhere.
   telemetry::Tracer* tracer() { return tracer_.get(); }
   /// What this process says of itself to the orchestrator.
@@ -45,6 +48,8 @@ class Member {
   int fail(const Status& why) const { return service::fail(program_, why); }
 
  private:
+  Status open_transport();
+  void open_gpu();
   void run_as(actor::Reactor* reactor);
 
   const std::string program_;
@@ -60,6 +65,9 @@ class Member {
   std::shared_ptr<const model::Checkpoint> checkpoint_;
   std::unique_ptr<Admin> admin_;
   std::unique_ptr<telemetry::OtlpTracer> tracer_;
+  std::unique_ptr<transport::GpuApi> gpu_;  ///< outlives the transport; null: none
+  std::shared_ptr<BufferPool> device_pool_;
+  Status without_gpu_;  ///< why, if backend cuda could not have one here
   std::unique_ptr<transport::Transport> transport_;
   bool left_ = false;
   bool served_ = false;

@@ -71,6 +71,18 @@ transport::Carrier Flags::carrier() const {
   return transport::Carrier::automatic;
 }
 
+transport::DeviceOptions Flags::device_options() const {
+  transport::DeviceOptions options;
+  options.window_bytes = gpu_window_bytes;
+  options.carriers.clear();
+  for (const std::string& carrier : gpu_carriers) {
+    if (carrier == "none") break;  // what there is when all before it have failed
+    options.carriers.push_back(carrier == "peer" ? transport::DeviceCarrier::peer
+                                                 : transport::DeviceCarrier::nccl);
+  }
+  return options;
+}
+
 void add_flags(CLI::App& app, Flags& flags) {
   const CLI::Validator endpoint([](std::string& text) { return endpoint_problem(text); },
                                 "ENDPOINT");
@@ -100,6 +112,22 @@ void add_flags(CLI::App& app, Flags& flags) {
       ->capture_default_str();
   app.add_option("--gpu", flags.gpu, "number of the GPU of backend cuda")
       ->check(CLI::Range(0, 1023))
+      ->capture_default_str();
+  app.add_option("--gpu-carriers", flags.gpu_carriers,
+                 "what moves activations between GPUs, in the order tried; none: host memory")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"peer", "nccl", "none"}))
+      ->capture_default_str();
+  app.add_option("--gpu-window-bytes", flags.gpu_window_bytes,
+                 "device memory that a peer on another GPU may fill, for each link; of 4096s")
+      ->check(CLI::Range(std::uint64_t{1} << 20, std::uint64_t{1} << 36))
+      ->check(CLI::Validator(
+          [](std::string& text) {
+            return text.size() < 20 && std::strtoull(text.c_str(), nullptr, 10) % 4096 == 0
+                       ? ""
+                       : "not a multiple of 4096";
+          },
+          "BYTES"))
       ->capture_default_str();
   app.add_option("--log-level", flags.log_level, "least level logged")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}))

@@ -17,6 +17,7 @@
 #include "common/http/server.hpp"
 #include "common/telemetry/metrics.hpp"
 #include "common/transport/curve_keys.hpp"
+#include "common/transport/device_transport.hpp"
 #include "common/transport/transport.hpp"
 
 namespace fulgur::service {
@@ -35,11 +36,14 @@ struct Flags {
   std::vector<int> cpus;
   std::string backend = "cpu";        ///< cpu | cuda
   int gpu = 0;
+  std::vector<std::string> gpu_carriers = {"peer", "nccl"};  ///< peer | nccl | none, in this order
+  std::uint64_t gpu_window_bytes = std::uint64_t{128} << 20;
   std::string log_level = "info";
   std::vector<transport::CurveKey> curve;  ///< empty: links are not encrypted
   std::string otlp_endpoint;  ///< collector of spans; empty: none
 
   transport::Carrier carrier() const;
+  transport::DeviceOptions device_options() const;
   Dtype dtype() const { return activations == "f32" ? Dtype::f32 : Dtype::bf16; }
 };
 

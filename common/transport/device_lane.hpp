@@ -5,6 +5,7 @@
 // Thread contract: the reactor's thread; owners of delivered tensors may be dropped by any thread.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -90,6 +91,13 @@ class DeviceLane {
   /// Queues a message with at most one frame in device memory. resource_exhausted when what waits
   /// is beyond the limits, invalid_argument for a tensor that can never fit.
   Status send(DeviceKind kind, wire::Frames frames);
+
+  /// Whether the peer's window could ever hold what of the message is in device memory.
+  bool takes(const wire::Frames& frames) const {
+    return std::ranges::all_of(frames, [this](const wire::Frame& frame) {
+      return !wire::is_device(frame) || frame.size <= window_out_.largest();
+    });
+  }
 
   /// A probe, data or credit message of this attempt, its header taken off. A failure means that
   /// the peer breaks the rules: end the link.

@@ -68,6 +68,9 @@ Status DeviceTransport::send(LinkId id, wire::Frames frames) {
   Link& link = found->second;
   if (link.lane) {
     progress_at_ = clock_.now();
+    if (!link.lane->takes(frames)) {
+      FULGUR_ASSIGN_OR_RETURN(frames, to_host(std::move(frames)));
+    }
     const Status sent = link.lane->send(DeviceKind::data, std::move(frames));
     const bool refused =
         sent.code() == Code::resource_exhausted || sent.code() == Code::invalid_argument;

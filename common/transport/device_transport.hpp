@@ -26,7 +26,7 @@ struct DeviceOptions {
   /// In the order they are tried; none stands for the end of the list.
   std::vector<DeviceCarrier> carriers = {DeviceCarrier::peer, DeviceCarrier::nccl};
   /// Device memory that a peer may fill before anything of it is let go, for each link: a multiple
-  /// of 4 KiB, and 8/3 of the largest tensor at least.
+  /// of 4 KiB, and 8/3 of the largest tensor at least: a larger one goes through host memory.
   std::uint64_t window_bytes = 128U << 20;
   LinkLimits limits;
   Nanoseconds handshake = 10 * kSecond;  ///< for one carrier; the next is tried then

@@ -231,6 +231,10 @@ void CpuBackend::gather(const float* y, std::span<const std::uint32_t> rows, std
   }
 }
 
+void CpuBackend::copy_rows(std::span<const RowCopy> rows, std::size_t row_bytes) {
+  for (const RowCopy& row : rows) std::memcpy(row.to, row.from, row_bytes);
+}
+
 void CpuBackend::combine(const float* y, std::size_t rows, std::size_t hidden, std::uint32_t k,
                          const float* weights, std::span<const std::byte* const> outputs,
                          Dtype dtype, float alpha, float beta, float* out) {

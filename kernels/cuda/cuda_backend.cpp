@@ -2,6 +2,7 @@
 #include "kernels/cuda/cuda_backend.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "common/base/assert.hpp"
@@ -33,6 +34,11 @@ void check_parts(std::span<const HostMatrix> parts) {
 }  // namespace
 
 // --- Memory ------------------------------------------------------------------------------------
+
+std::shared_ptr<const Mark> CudaBackend::mark() {
+  check(cudaSetDevice(work_.memory().device()), "cudaSetDevice");
+  return EventMark::record(events_, stream());
+}
 
 std::shared_ptr<std::byte> CudaBackend::allocate(std::size_t bytes) {
   work_.begin();
@@ -258,8 +264,8 @@ cudaError_t CudaBackend::gather_rows(const float* y, const std::uint32_t* rows, 
   return portable::gather(y, rows, count, dim, dtype, out, stream());
 }
 
-/// Brings the rows that are in host memory to the device; `places` names all of them there.
-void CudaBackend::stage_host_rows(std::vector<const void*>& places, std::size_t row_bytes) {
+template <class Pointer>
+std::vector<std::size_t> CudaBackend::in_host_memory(const std::vector<Pointer>& places) const {
   // Rows of one message lie together: the driver is asked once for each 2 MiB of addresses, which
   // no allocation of a GPU shares with host memory.
 #if defined(FULGUR_CUDA_EMULATION)
@@ -276,6 +282,12 @@ void CudaBackend::stage_host_rows(std::vector<const void*>& places, std::size_t 
     region = at;
     if (!reached) foreign.push_back(i);
   }
+  return foreign;
+}
+
+/// Brings the rows that are in host memory to the device; `places` names all of them there.
+void CudaBackend::stage_host_rows(std::vector<const void*>& places, std::size_t row_bytes) {
+  const std::vector<std::size_t> foreign = in_host_memory(places);
   if (foreign.empty()) return;
   std::byte* host = work_.pinned(foreign.size() * row_bytes);
   for (std::size_t n = 0; n < foreign.size(); ++n) {
@@ -284,6 +296,40 @@ void CudaBackend::stage_host_rows(std::vector<const void*>& places, std::size_t 
   const auto* device =
       static_cast<const std::byte*>(work_.upload_pinned(host, foreign.size() * row_bytes));
   for (std::size_t n = 0; n < foreign.size(); ++n) places[foreign[n]] = device + n * row_bytes;
+}
+
+void CudaBackend::copy_rows(std::span<const RowCopy> rows, std::size_t row_bytes) {
+  if (rows.empty() || row_bytes == 0) return;
+  std::vector<const void*> from;
+  std::vector<void*> to;
+  for (const RowCopy& row : rows) {
+    from.push_back(row.from);
+    to.push_back(row.to);
+  }
+  work_.begin();
+  stage_host_rows(from, row_bytes);
+  // Rows for host memory are gathered on the device and leave in one copy.
+  const std::vector<std::size_t> leaving = in_host_memory(to);
+  auto* gathered = leaving.empty() ? nullptr : work_.take<std::byte>(leaving.size() * row_bytes);
+  for (std::size_t n = 0; n < leaving.size(); ++n) to[leaving[n]] = gathered + n * row_bytes;
+  std::uintptr_t bits = row_bytes;
+  for (const void* place : from) bits |= reinterpret_cast<std::uintptr_t>(place);
+  for (const void* place : to) bits |= reinterpret_cast<std::uintptr_t>(place);
+  const void* const* sources = nullptr;
+  void* const* targets = nullptr;
+  Lists lists(work_);
+  lists.add(from, sources);
+  lists.add(to, targets);
+  lists.send();
+  const std::size_t alignment = std::size_t{1} << std::countr_zero(bits);
+  check(portable::copy_rows(sources, targets, rows.size(), row_bytes, alignment, stream()),
+        "copy_rows");
+  if (leaving.empty()) return;
+  std::vector<std::byte> host(leaving.size() * row_bytes);
+  work_.copy_out(host.data(), gathered, host.size());
+  for (std::size_t n = 0; n < leaving.size(); ++n) {
+    std::memcpy(rows[leaving[n]].to, host.data() + n * row_bytes, row_bytes);
+  }
 }
 
 void CudaBackend::combine(const float* y, std::size_t rows, std::size_t hidden, std::uint32_t k,

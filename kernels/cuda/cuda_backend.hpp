@@ -1,13 +1,15 @@
 // The backend of one GPU with the portable kernels: any shape, both precisions, the reference's
 // bits. Calls enqueue on one stream and return; those that give something to host memory (route,
-// gather, experts, download) wait for it. Compiled for a GPU, and for the emulation
-// (kernels/cuda/emulation). sm90_backend.hpp replaces operations by the fast kernels.
+// download, and gather, copy_rows and experts where their rows go there) wait for it. Compiled for
+// a GPU, and for the emulation (kernels/cuda/emulation). sm90_backend.hpp replaces operations by
+// the fast kernels.
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "kernels/cuda/cuda_weights.hpp"
+#include "kernels/cuda/event_mark.hpp"
 #include "kernels/cuda/workspace.hpp"
 #include "kernels/include/fulgur/kernels/backend.hpp"
 #include "kernels/include/fulgur/kernels/synthetic.hpp"
@@ -27,6 +29,7 @@ class CudaBackend : public Backend, public SyntheticWeights {
   bool host_memory() const override { return false; }
   std::size_t memory_available() const override { return work_.memory().available(); }
   void finish() override { work_.wait(); }
+  std::shared_ptr<const Mark> mark() override;
   std::shared_ptr<std::byte> allocate_host(std::size_t bytes) override;
   std::shared_ptr<std::byte> allocate(std::size_t bytes) override;
   void upload(std::byte* device, const void* host, std::size_t bytes) override;
@@ -65,6 +68,7 @@ class CudaBackend : public Backend, public SyntheticWeights {
              std::uint16_t* experts, float* weights) override;
   void gather(const float* y, std::span<const std::uint32_t> rows, std::size_t dim, Dtype dtype,
               std::byte* out) override;
+  void copy_rows(std::span<const RowCopy> rows, std::size_t row_bytes) override;
   void experts(const std::byte* x, Dtype x_dtype, std::size_t hidden,
                std::span<const ExpertGroup> groups, std::byte* out, Dtype out_dtype) override;
   void combine(const float* y, std::size_t rows, std::size_t hidden, std::uint32_t k,
@@ -116,6 +120,9 @@ class CudaBackend : public Backend, public SyntheticWeights {
   std::unique_ptr<DeviceMatrix> random_weight(std::size_t rows, std::size_t cols,
                                               std::uint64_t seed, float deviation, Dtype dtype);
   const float* rounded(const float* x, std::size_t count);
+  /// Indices of the addresses that are no memory of a GPU.
+  template <class Pointer>
+  std::vector<std::size_t> in_host_memory(const std::vector<Pointer>& places) const;
   void stage_host_rows(std::vector<const void*>& places, std::size_t row_bytes);
   void softmax_part(const SoftmaxShape& shape, const float* qkv,
                     std::span<const portable::SoftmaxToken> tokens,
@@ -123,6 +130,7 @@ class CudaBackend : public Backend, public SyntheticWeights {
 
   const Precision precision_;
   Workspace work_;
+  const std::shared_ptr<EventPool> events_ = std::make_shared<EventPool>();
   struct Decay {
     std::vector<float> rates;
     std::shared_ptr<std::byte> powers;

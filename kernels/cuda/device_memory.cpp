@@ -108,10 +108,26 @@ void DeviceMemory::free_alone(std::byte* start) {
   (void)cudaFree(start);  // waits for the device
 }
 
-void DeviceMemory::give_back(std::byte* start) {
-  // Kernels of any stream may still read it. Rare: weights that leave, buffers that grow.
+void DeviceMemory::add_stream(cudaStream_t stream) {
+  const std::lock_guard lock(streams_mutex_);
+  streams_.push_back(stream);
+}
+
+void DeviceMemory::remove_stream(cudaStream_t stream) {
+  const std::lock_guard lock(streams_mutex_);
+  std::erase(streams_, stream);
+}
+
+/// Not for the whole device: a receive of NCCL's may wait there for a peer that has died, until the
+/// thread that now waits here aborts it.
+void DeviceMemory::wait_for_streams() {
   (void)cudaSetDevice(device_);
-  (void)cudaDeviceSynchronize();
+  const std::lock_guard lock(streams_mutex_);
+  for (const cudaStream_t stream : streams_) (void)cudaStreamSynchronize(stream);
+}
+
+void DeviceMemory::give_back(std::byte* start) {
+  wait_for_streams();  // rare: weights that leave, buffers that grow
   const std::lock_guard lock(mutex_);
   auto piece = pieces_.find(start);
   piece->second.free = true;

@@ -50,6 +50,10 @@ class DeviceMemory : public std::enable_shared_from_this<DeviceMemory> {
   /// The same as an allocation of its own: slow, for tests.
   std::shared_ptr<std::byte> take_alone(std::size_t bytes);
 
+  /// Streams whose kernels use this memory: what is given back waits for them.
+  void add_stream(cudaStream_t stream);
+  void remove_stream(cudaStream_t stream);
+
   /// Whether a pointer is into memory that was taken here.
   bool owns(const void* pointer) const;
   /// Whether it is into any memory of a GPU, e.g. a transport's. Asks the driver where owns() says
@@ -75,9 +79,12 @@ class DeviceMemory : public std::enable_shared_from_this<DeviceMemory> {
   void add_chunk(std::size_t bytes);
   std::byte* ask_driver(std::size_t bytes);
   void give_back(std::byte* start);
+  void wait_for_streams();
   void free_alone(std::byte* start);
 
   const int device_;
+  std::mutex streams_mutex_;
+  std::vector<cudaStream_t> streams_;
   mutable std::mutex mutex_;
   std::vector<Chunk> chunks_;
   std::vector<Chunk> alone_;

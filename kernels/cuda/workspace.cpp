@@ -20,11 +20,19 @@ Workspace::Workspace(std::shared_ptr<DeviceMemory> memory, bool strict)
     : memory_(std::move(memory)), strict_(strict) {
   check(cudaSetDevice(memory_->device()), "cudaSetDevice");
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
-  blocks_.push_back({memory_->take(kFirstScratch), kFirstScratch});
+  memory_->add_stream(stream_);
+  try {
+    blocks_.push_back({memory_->take(kFirstScratch), kFirstScratch});
+  } catch (...) {
+    memory_->remove_stream(stream_);
+    (void)cudaStreamDestroy(stream_);
+    throw;
+  }
 }
 
 Workspace::~Workspace() {
   (void)cudaStreamSynchronize(stream_);
+  memory_->remove_stream(stream_);
   (void)cudaStreamDestroy(stream_);
 }
 

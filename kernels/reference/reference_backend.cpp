@@ -191,6 +191,10 @@ void ReferenceBackend::gather(const float* y, std::span<const std::uint32_t> row
   }
 }
 
+void ReferenceBackend::copy_rows(std::span<const RowCopy> rows, std::size_t row_bytes) {
+  for (const RowCopy& row : rows) std::copy_n(row.from, row_bytes, row.to);
+}
+
 void ReferenceBackend::experts(const std::byte* x, Dtype x_dtype, std::size_t hidden,
                                std::span<const ExpertGroup> groups, std::byte* out,
                                Dtype out_dtype) {

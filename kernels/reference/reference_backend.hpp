@@ -62,6 +62,7 @@ class ReferenceBackend final : public Backend {
              std::uint16_t* experts, float* weights) override;
   void gather(const float* y, std::span<const std::uint32_t> rows, std::size_t dim, Dtype dtype,
               std::byte* out) override;
+  void copy_rows(std::span<const RowCopy> rows, std::size_t row_bytes) override;
   void experts(const std::byte* x, Dtype x_dtype, std::size_t hidden,
                std::span<const ExpertGroup> groups, std::byte* out, Dtype out_dtype) override;
   void combine(const float* y, std::size_t rows, std::size_t hidden, std::uint32_t k,

@@ -19,7 +19,11 @@ DispatchActor::DispatchActor(actor::Self& self, Shard* shard)
 caf::behavior DispatchActor::make_behavior() {
   actor::tell_after(self_, kTickPeriod, &self_, Tick{});
   return {
-      [this](const RunExperts& message) { dispatch_.run(message.batch, message.layer); },
+      [this](const RunExperts& message) {
+        const Nanoseconds started = shard_.clock->now();
+        dispatch_.run(message.batch, message.layer);
+        shard_.dispatching += shard_.clock->now() - started;
+      },
       [this](actor::Received<wire::Combine>& received) {
         dispatch_.on_combine(received.link, std::move(received.body));
       },
@@ -69,7 +73,14 @@ wire::Frame DispatchActor::pack(const MicroBatch& batch, std::span<const std::ui
   const std::size_t bytes = rows.size() * hidden * size_of(shard_.options.dispatch.dtype);
   auto memory = shard_.pool->take(bytes);
   shard_.backend->gather(batch.y.data(), rows, hidden, shard_.options.dispatch.dtype, memory.get());
-  return {memory, memory.get(), bytes};
+  wire::Frame frame{memory, memory.get(), bytes, shard_.pool->memory(), nullptr};
+  auto mark = wire::is_device(frame) ? shard_.backend->mark() : nullptr;
+  if (!mark) return frame;
+  // Whoever waits for the event has the block and the event to do so.
+  frame.ready = mark->event();
+  frame.owner = std::make_shared<const std::pair<decltype(memory), decltype(mark)>>(
+      std::move(memory), std::move(mark));
+  return frame;
 }
 
 void DispatchActor::adopt(const wire::Placement& placement) {

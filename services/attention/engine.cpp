@@ -193,6 +193,8 @@ Outcome Engine::complete(const MicroBatchPtr& batch) {
           error(Code::deadline_exceeded, "the deadline passed"), outcome);
     }
   }
+  // The device may be combining them still, unless logits were waited for.
+  if (!batch->frames.empty()) backend_.finish();
   batch->frames.clear();
   batch->snapshot.reset();
   free_lanes_.push_back(batch);

@@ -198,7 +198,7 @@ void ExpertDispatch::run(MicroBatchPtr batch, std::uint32_t layer) {
   const std::uint32_t k = options_.experts_per_token;
   const std::size_t count = std::size_t{batch->rows()} * k;
   batch->outputs.assign(count, nullptr);
-  batch->frames.clear();
+  batch->frames.clear();  // combined: the routes of this layer were computed after that
   batch->routes_missing = static_cast<std::uint32_t>(count);
   std::vector<wire::Route> routes(count);
   for (std::uint32_t at = 0; at < count; ++at) {

@@ -33,6 +33,7 @@ int run(const service::Flags& flags, attention::ShardOptions options) {
   options.registration = member.registration();
   options.tracer = member.tracer();
   options.registration.numerics = (*backend)->numerics();
+  options.pool = member.device_pool();
   options.on_left = [&] { member.left(); };
   options.on_fatal = [&](const std::string& why) { member.fatal(why); };
   std::unique_ptr<attention::Shard> shard;  // outlives the actors of the reactor

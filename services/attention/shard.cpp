@@ -1,6 +1,7 @@
 #include "services/attention/shard.hpp"
 
 #include "common/actor/supervisor.hpp"
+#include "common/wire/tensor_pool.hpp"
 #include "services/attention/dispatch_actor.hpp"
 #include "services/attention/engine_actor.hpp"
 #include "services/attention/layer_actor.hpp"
@@ -8,12 +9,11 @@
 namespace fulgur::attention {
 namespace {
 
-void fill_sizes(ShardOptions& options, const model::Checkpoint& checkpoint,
-                const kernels::Backend& backend) {
-  const model::ModelConfig& config = checkpoint.config();
+void fill_sizes(ShardOptions& options, const ShardModel& model, const kernels::Backend& backend) {
+  const model::ModelConfig& config = model.config;
   wire::SnapshotIdentity& identity = options.scheduler.identity;
-  identity.model_fingerprint = checkpoint.fingerprint();
-  identity.weight_version = checkpoint.weight_version();
+  identity.model_fingerprint = model.fingerprint;
+  identity.weight_version = model.weight_version;
   identity.numerics = options.registration.numerics;
   identity.layout = StateShape::of(config, backend).layout();
   options.scheduler.vocab = config.vocab;
@@ -91,13 +91,23 @@ std::vector<actor::ChildSpec> children_of(Shard& shard, actor::Reactor& reactor)
 Result<std::unique_ptr<Shard>> start_shard(actor::Reactor& reactor,
                                            const model::Checkpoint& checkpoint,
                                            kernels::Backend& backend, ShardOptions options) {
+  ShardModel model;
+  model.config = checkpoint.config();
+  model.fingerprint = checkpoint.fingerprint();
+  model.weight_version = checkpoint.weight_version();
+  FULGUR_ASSIGN_OR_RETURN(model.weights, ModelWeights::load(checkpoint, backend));
+  return start_shard(reactor, std::move(model), backend, std::move(options));
+}
+
+Result<std::unique_ptr<Shard>> start_shard(actor::Reactor& reactor, ShardModel model,
+                                           kernels::Backend& backend, ShardOptions options) {
   auto shard = std::make_unique<Shard>();
-  shard->config = checkpoint.config();
   shard->options = std::move(options);
-  fill_sizes(shard->options, checkpoint, backend);
-  FULGUR_ASSIGN_OR_RETURN(shard->weights, ModelWeights::load(checkpoint, backend));
+  fill_sizes(shard->options, model, backend);
+  shard->config = std::move(model.config);
+  shard->weights = std::move(model.weights);
   FULGUR_RETURN_IF_ERROR(check_state_fits(shard->options, shard->config, backend));
-  shard->pool = std::make_shared<BufferPool>();
+  shard->pool = wire::pool_for_rows(shard->options.pool, shard->config.hidden);
   shard->backend = &backend;
   shard->transport = &reactor.transport();
   shard->clock = &reactor.clock();

@@ -30,6 +30,8 @@ struct ShardOptions {
   ParkedLimits parked;           ///< states taken over from other shards
   PrefixCacheLimits cache;       ///< states of prompts, for prompts that begin the same
   EvacuationOptions evacuation;  ///< how this shard leaves
+  /// Where the rows of dispatches lie; null: in host memory. Device memory needs a DeviceTransport.
+  std::shared_ptr<BufferPool> pool;
   telemetry::Tracer* tracer = nullptr;  ///< for the spans of sampled sequences; null: none
   std::function<void()> on_left;  ///< drained after Leave
   std::function<void(const std::string& why)> on_fatal;
@@ -66,6 +68,7 @@ struct Shard {
   std::unique_ptr<Engine> engine;
   BusyTime busy;
   BubbleTime bubble;
+  Nanoseconds dispatching = 0;   ///< packing rows and sending them; not in `busy`
   DispatchStats dispatch_stats;  ///< copied by the dispatch actor after each layer
   std::vector<wire::WorkerSeen> workers_seen;  ///< copied by the dispatch actor at each tick
   EvacuationStats evacuation_stats;  ///< copied by the engine actor after each step
@@ -78,10 +81,22 @@ struct Shard {
   actor::Handle engine_actor;
 };
 
+/// What a shard needs of a model.
+struct ShardModel {
+  model::ModelConfig config;
+  ModelWeights weights;
+  std::uint64_t fingerprint = 0;
+  std::uint64_t weight_version = 0;
+};
+
 /// Packs the weights and starts the actors. The reactor's transport carries everything; reactor,
 /// backend and clock outlive the shard, and the shard outlives the reactor's actors.
 Result<std::unique_ptr<Shard>> start_shard(actor::Reactor& reactor,
                                            const model::Checkpoint& checkpoint,
+                                           kernels::Backend& backend, ShardOptions options);
+
+/// The same of weights that are in no checkpoint.
+Result<std::unique_ptr<Shard>> start_shard(actor::Reactor& reactor, ShardModel model,
                                            kernels::Backend& backend, ShardOptions options);
 
 }  // namespace fulgur::attention

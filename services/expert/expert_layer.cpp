@@ -1,14 +1,50 @@
 #include "services/expert/expert_layer.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <optional>
 
+#include "common/base/assert.hpp"
+
 namespace fulgur::expert {
+namespace {
+
+/// A run that the device works on; counts its time when all its answers are gone.
+struct QueuedRun {
+  QueuedRun(std::shared_ptr<DeviceTime> time, std::shared_ptr<const kernels::Mark> began,
+            std::shared_ptr<const kernels::Mark> done)
+      : time(std::move(time)), began(std::move(began)), done(std::move(done)) {}
+  ~QueuedRun() {
+    done->wait();
+    if (time) time->add(done->since(*began));
+  }
+  QueuedRun(const QueuedRun&) = delete;
+  QueuedRun& operator=(const QueuedRun&) = delete;
+
+  const std::shared_ptr<DeviceTime> time;
+  const std::shared_ptr<const kernels::Mark> began;
+  const std::shared_ptr<const kernels::Mark> done;
+};
+
+/// What the device reads and writes for one answer of a run.
+struct AnswerOwner {
+  AnswerOwner(std::shared_ptr<const void> output, Pending item,
+              std::shared_ptr<const QueuedRun> run)
+      : output(std::move(output)), item(std::move(item)), run(std::move(run)) {}
+  ~AnswerOwner() { run->done->wait(); }
+  AnswerOwner(const AnswerOwner&) = delete;
+  AnswerOwner& operator=(const AnswerOwner&) = delete;
+
+  const std::shared_ptr<const void> output;
+  const Pending item;
+  const std::shared_ptr<const QueuedRun> run;
+};
+
+}  // namespace
 
 ExpertLayer::ExpertLayer(std::uint32_t layer, std::uint32_t hidden, const WeightStore& store,
                          kernels::Backend& backend, const Clock& clock, BufferPool& pool,
-                         ExpertLayerLimits limits)
+                         ExpertLayerLimits limits, std::shared_ptr<DeviceTime> device_time,
+                         std::shared_ptr<RunScratch> scratch)
     : layer_(layer),
       hidden_(hidden),
       store_(store),
@@ -16,6 +52,8 @@ ExpertLayer::ExpertLayer(std::uint32_t layer, std::uint32_t hidden, const Weight
       clock_(clock),
       pool_(pool),
       limits_(limits),
+      device_time_(std::move(device_time)),
+      scratch_(std::move(scratch)),
       expert_tokens_(store.experts()) {}
 
 std::optional<wire::NackReason> ExpertLayer::refuse(Pending& pending) const {
@@ -61,25 +99,59 @@ RunResult ExpertLayer::run() {
   FULGUR_ASSERT(!queue_.empty(), "nothing to run");
   const Nanoseconds started = clock_.now();
   std::vector<Pending> batch = take_batch();
+  RunResult result = answer(batch);
+  for (std::size_t at = 0; at < batch.size(); ++at) {
+    result.answers[at].combine.queue_us =
+        static_cast<std::uint32_t>((started - batch[at].arrived) / kMicrosecond);
+  }
+  const bool queued = pool_.memory() == MemoryKind::device;
+  auto began = queued ? backend_.mark() : nullptr;
+  try {
+    compute(batch, result);
+  } catch (...) {
+    backend_.finish();  // the device may be reading what the batch owns
+    throw;
+  }
+  if (began) {
+    hand_over(std::move(batch), std::move(began), result);
+    return result;
+  }
+  result.compute = clock_.now() - started;
+  for (auto& answer : result.answers) {
+    answer.combine.compute_us = static_cast<std::uint32_t>(result.compute / kMicrosecond);
+  }
+  return result;
+}
+
+/// The answers to a batch with room for their outputs.
+RunResult ExpertLayer::answer(const std::vector<Pending>& batch) {
   RunResult result;
-  std::vector<std::byte*> outputs;
-  weights_.assign(store_.experts(), nullptr);
   for (const auto& item : batch) {
-    for (const auto& [expert, weights] : item.weights) weights_[expert] = weights.get();
     const auto& dispatch = item.dispatch;
     const std::size_t bytes = dispatch.routes.size() * hidden_ * size_of(dispatch.dtype);
     auto memory = pool_.take(bytes);
-    outputs.push_back(memory.get());
     RunResult::Answer answer{item.link, item.trace, item.arrived, dispatch.rows, {}};
     answer.combine.id = dispatch.id;
     answer.combine.layer = layer_;
     answer.combine.routes = static_cast<std::uint32_t>(dispatch.routes.size());
     answer.combine.hidden = hidden_;
     answer.combine.dtype = dispatch.dtype;
-    answer.combine.queue_us = static_cast<std::uint32_t>((started - item.arrived) / kMicrosecond);
-    answer.combine.outputs = {memory, memory.get(), bytes};
+    const auto* data = memory.get();
+    answer.combine.outputs = {std::move(memory), data, bytes, pool_.memory(), nullptr};
     result.answers.push_back(std::move(answer));
     result.routed_rows += dispatch.routes.size();
+  }
+  return result;
+}
+
+void ExpertLayer::compute(const std::vector<Pending>& batch, const RunResult& result) {
+  weights_.assign(store_.experts(), nullptr);
+  for (const auto& item : batch) {
+    for (const auto& [expert, weights] : item.weights) weights_[expert] = weights.get();
+  }
+  std::vector<std::byte*> outputs;  // this layer's own, until they are sent
+  for (const auto& answer : result.answers) {
+    outputs.push_back(const_cast<std::byte*>(answer.combine.outputs.data));
   }
   // The answer is in the shard's order of routes, so only a listing that is already grouped by
   // expert may be computed in place.
@@ -91,11 +163,21 @@ RunResult ExpertLayer::run() {
   } else {
     run_merged(batch, outputs);
   }
-  result.compute = clock_.now() - started;
-  for (auto& answer : result.answers) {
-    answer.combine.compute_us = static_cast<std::uint32_t>(result.compute / kMicrosecond);
+}
+
+/// Whoever holds an answer holds what the device reads to compute it. The transport lets go of a
+/// tensor when it has been sent, and so when it has been computed; only what is never sent waits.
+void ExpertLayer::hand_over(std::vector<Pending> batch, std::shared_ptr<const kernels::Mark> began,
+                            RunResult& result) {
+  const auto run =
+      std::make_shared<const QueuedRun>(device_time_, std::move(began), backend_.mark());
+  result.done = run->done;
+  for (std::size_t at = 0; at < batch.size(); ++at) {
+    wire::Frame& outputs = result.answers[at].combine.outputs;
+    outputs.ready = run->done->event();
+    outputs.owner =
+        std::make_shared<const AnswerOwner>(std::move(outputs.owner), std::move(batch[at]), run);
   }
-  return result;
 }
 
 void ExpertLayer::add_group(std::uint16_t expert, std::size_t begin, std::size_t end) {
@@ -131,18 +213,23 @@ void ExpertLayer::run_merged(const std::vector<Pending>& batch,
   const std::size_t row_bytes = hidden_ * size_of(dtype);
   std::size_t input_rows = 0;
   for (const auto& item : batch) input_rows += item.dispatch.rows;
-  std::byte* input = merged_input_.reserve(input_rows * row_bytes);
+  std::byte* input = scratch_->input.reserve(backend_, input_rows * row_bytes);
   std::vector<Place> places;
+  copies_.clear();
   std::uint32_t first_row = 0;
   for (std::size_t at = 0; at < batch.size(); ++at) {
     const auto& dispatch = batch[at].dispatch;
-    std::memcpy(input + first_row * row_bytes, dispatch.activations.data, dispatch.rows * row_bytes);
+    for (std::size_t row = 0; row < dispatch.rows; ++row) {
+      copies_.push_back(
+          {dispatch.activations.data + row * row_bytes, input + (first_row + row) * row_bytes});
+    }
     for (std::size_t route = 0; route < dispatch.routes.size(); ++route) {
       places.push_back({dispatch.routes[route].expert, first_row + dispatch.routes[route].row,
                         outputs[at] + route * row_bytes});
     }
     first_row += dispatch.rows;
   }
+  backend_.copy_rows(copies_, row_bytes);
   std::stable_sort(places.begin(), places.end(),
                    [](const Place& a, const Place& b) { return a.expert < b.expert; });
   rows_.resize(places.size());
@@ -155,11 +242,13 @@ void ExpertLayer::run_merged(const std::vector<Pending>& batch,
     add_group(places[begin].expert, begin, end);
     begin = end;
   }
-  std::byte* merged = merged_output_.reserve(places.size() * row_bytes);
+  std::byte* merged = scratch_->output.reserve(backend_, places.size() * row_bytes);
   backend_.experts(input, dtype, hidden_, groups_, merged, dtype);
+  copies_.clear();
   for (std::size_t at = 0; at < places.size(); ++at) {
-    std::memcpy(places[at].output, merged + at * row_bytes, row_bytes);
+    copies_.push_back({merged + at * row_bytes, places[at].output});
   }
+  backend_.copy_rows(copies_, row_bytes);
 }
 
 void ExpertLayer::take_expert_tokens(std::vector<std::uint64_t>& tokens) {

@@ -3,6 +3,7 @@
 // many shards wait for them. Results never depend on what was merged (invariant I1).
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -11,7 +12,6 @@
 
 #include "common/base/buffer_pool.hpp"
 #include "common/base/clock.hpp"
-#include "common/base/memory.hpp"
 #include "common/transport/transport.hpp"
 #include "common/wire/messages.hpp"
 #include "kernels/include/fulgur/kernels/backend.hpp"
@@ -34,6 +34,28 @@ struct ExpertLayerLimits {
   std::size_t batch_rows_max = 8192;  ///< routed rows merged into one run
 };
 
+/// Time that a device spent on runs which the backend only queued. Any thread.
+class DeviceTime {
+ public:
+  void add(Nanoseconds time) {
+    total_.fetch_add(time, std::memory_order_relaxed);
+    runs_.fetch_add(1, std::memory_order_relaxed);
+  }
+  Nanoseconds total() const { return total_.load(std::memory_order_relaxed); }
+  std::uint64_t runs() const { return runs_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<Nanoseconds> total_{0};
+  std::atomic<std::uint64_t> runs_{0};
+};
+
+/// Merged rows of a run and what came of them, in the backend's memory; the layers of a worker take
+/// turns.
+struct RunScratch {
+  kernels::Buffer<std::byte> input;
+  kernels::Buffer<std::byte> output;
+};
+
 /// What one run produced: the answers in the order the dispatches arrived, and its cost.
 struct RunResult {
   struct Answer {
@@ -44,16 +66,20 @@ struct RunResult {
     wire::Combine combine;
   };
   std::vector<Answer> answers;
-  Nanoseconds compute = 0;
+  Nanoseconds compute = 0;  ///< 0: only queued; DeviceTime has it when the answers have been sent
+  std::shared_ptr<const kernels::Mark> done;  ///< the end of a run that was only queued
   std::size_t routed_rows = 0;
 };
 
 class ExpertLayer {
  public:
-  /// All outlive the layer. hidden: model width.
+  /// All outlive the layer. hidden: model width. Answers lie in the pool's memory; in device memory
+  /// they may be on their way to it still (Frame::ready), and own what the device reads for them:
+  /// letting go of one that has not been sent waits for the device.
   ExpertLayer(std::uint32_t layer, std::uint32_t hidden, const WeightStore& store,
               kernels::Backend& backend, const Clock& clock, BufferPool& pool,
-              ExpertLayerLimits limits);
+              ExpertLayerLimits limits, std::shared_ptr<DeviceTime> device_time = nullptr,
+              std::shared_ptr<RunScratch> scratch = std::make_shared<RunScratch>());
 
   /// Queues a dispatch, or says why this worker will not run it.
   std::optional<wire::NackReason> push(Pending pending);
@@ -70,6 +96,10 @@ class ExpertLayer {
   std::optional<wire::NackReason> refuse(Pending& pending) const;
   void add_group(std::uint16_t expert, std::size_t begin, std::size_t end);
   std::vector<Pending> take_batch();
+  RunResult answer(const std::vector<Pending>& batch);
+  void compute(const std::vector<Pending>& batch, const RunResult& result);
+  void hand_over(std::vector<Pending> batch, std::shared_ptr<const kernels::Mark> began,
+                 RunResult& result);
   void run_one(const Pending& item, std::byte* output);
   void run_merged(const std::vector<Pending>& batch, const std::vector<std::byte*>& outputs);
 
@@ -80,6 +110,8 @@ class ExpertLayer {
   const Clock& clock_;
   BufferPool& pool_;
   const ExpertLayerLimits limits_;
+  const std::shared_ptr<DeviceTime> device_time_;
+  const std::shared_ptr<RunScratch> scratch_;
   std::vector<Pending> queue_;
   std::vector<std::uint64_t> expert_tokens_;  ///< [experts]
 
@@ -87,8 +119,7 @@ class ExpertLayer {
   std::vector<kernels::ExpertGroup> groups_;
   std::vector<const kernels::Expert*> weights_;  ///< [experts] of the batch in hand
   std::vector<std::uint32_t> rows_;
-  AlignedBuffer<std::byte> merged_input_;
-  AlignedBuffer<std::byte> merged_output_;
+  std::vector<kernels::RowCopy> copies_;
 };
 
 }  // namespace fulgur::expert

@@ -4,12 +4,17 @@
 #include "common/wire/codec.hpp"
 
 namespace fulgur::expert {
+namespace {
+
+constexpr Nanoseconds kLookAgain = 50 * kMicrosecond;
+
+}  // namespace
 
 ExpertLayerActor::ExpertLayerActor(actor::Self& self, WorkerContext* context, std::uint32_t layer)
     : self_(self),
       context_(*context),
       layer_(layer, context->hidden, *context->store, *context->backend, *context->clock,
-             *context->pool, context->limits) {
+             *context->pool, context->limits, context->device_time, context->scratch) {
   load_.layer = layer;
 }
 
@@ -36,9 +41,30 @@ void ExpertLayerActor::on_dispatch(actor::Received<wire::Dispatch>& received) {
   self_.send(&self_, RunPending{});
 }
 
+/// Whether the device has one run to work on and one to go on with. What waits meanwhile is merged.
+bool ExpertLayerActor::device_is_full() {
+  constexpr std::size_t kQueuedRunsMax = 2;
+  auto& runs = context_.queued_runs;
+  while (!runs.empty() && runs.front()->reached()) runs.pop_front();
+  return runs.size() >= kQueuedRunsMax;
+}
+
 void ExpertLayerActor::run_pending() {
+  if (device_is_full()) {
+    actor::tell_after(self_, kLookAgain, &self_, RunPending{});
+    return;
+  }
   run_queued_ = false;
+  if (!layer_.idle()) run();
+  if (!layer_.idle()) {
+    run_queued_ = true;
+    self_.send(&self_, RunPending{});
+  }
+}
+
+void ExpertLayerActor::run() {
   RunResult result = layer_.run();
+  if (result.done) context_.queued_runs.push_back(std::move(result.done));
   load_.routed_rows_total += result.routed_rows;
   ++load_.runs_total;
   load_.busy_total += result.compute;
@@ -46,10 +72,6 @@ void ExpertLayerActor::run_pending() {
     load_.wait_total += answer.combine.queue_us * kMicrosecond;
   if (context_.tracer != nullptr) record(result);
   for (auto& answer : result.answers) send(answer.link, answer.trace, std::move(answer.combine));
-  if (!layer_.idle()) {
-    run_queued_ = true;
-    self_.send(&self_, RunPending{});
-  }
 }
 
 /// A span for each traced dispatch of the run.
@@ -72,6 +94,8 @@ void ExpertLayerActor::record(const RunResult& result) {
 }
 
 LayerLoad ExpertLayerActor::take_load() {
+  // The worker leaves when all layers have answered: not with a run that waits for the device.
+  while (context_.draining && !context_.queued_runs.empty() && !layer_.idle()) run();
   load_.queued = layer_.queued();
   load_.expert_tokens.assign(context_.store->experts(), 0);
   layer_.take_expert_tokens(load_.expert_tokens);

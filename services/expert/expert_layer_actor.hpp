@@ -2,6 +2,8 @@
 // pending as one grouped product and answers each shard on the link its dispatch came by.
 #pragma once
 
+#include <deque>
+
 #include "common/actor/messages.hpp"
 #include "common/telemetry/tracing.hpp"
 #include "services/expert/expert_layer.hpp"
@@ -18,7 +20,10 @@ struct WorkerContext {
   WeightStore* store = nullptr;
   const Clock* clock = nullptr;
   telemetry::Tracer* tracer = nullptr;  ///< null: no spans
-  std::shared_ptr<BufferPool> pool;
+  std::shared_ptr<BufferPool> pool;     ///< of answers
+  std::shared_ptr<RunScratch> scratch = std::make_shared<RunScratch>();
+  std::deque<std::shared_ptr<const kernels::Mark>> queued_runs = {};  ///< of all layers, in order
+  std::shared_ptr<DeviceTime> device_time = std::make_shared<DeviceTime>();  ///< of all layers
   ExpertLayerLimits limits;
   std::uint64_t epoch = 0;  ///< last epoch prepared, for Nack
   bool draining = false;
@@ -33,6 +38,8 @@ class ExpertLayerActor {
  private:
   void on_dispatch(actor::Received<wire::Dispatch>& received);
   void run_pending();
+  bool device_is_full();
+  void run();
   LayerLoad take_load();
   void record(const RunResult& result);
   void send(transport::LinkId link, const TraceContext& trace, wire::Body body);

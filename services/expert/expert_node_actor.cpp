@@ -187,6 +187,7 @@ void ExpertNodeActor::on_layer_load(const LayerLoad& layer) {
     load.busy_ns_total += static_cast<std::uint64_t>(last.busy_total);
     load.wait_ns_total += static_cast<std::uint64_t>(last.wait_total);
   }
+  load.busy_ns_total += static_cast<std::uint64_t>(context_.device_time->total());
   load.running = load.queue_depth;
   load.held_bytes = context_.store->held_bytes();
   load_.load = load;

@@ -38,6 +38,7 @@ int run(const service::Flags& flags, const expert::WorkerFlags& own) {
   options.registration = member.registration(own.capacity_bytes);
   options.tracer = member.tracer();
   options.registration.numerics = (*backend)->numerics();
+  options.pool = member.device_pool();
   expert::apply(own, options);
   options.on_left = [&] { member.left(); };
   options.on_fatal = [&](const std::string& why) { member.fatal(why); };

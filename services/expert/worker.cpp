@@ -1,6 +1,7 @@
 #include "services/expert/worker.hpp"
 
 #include "common/actor/supervisor.hpp"
+#include "common/wire/tensor_pool.hpp"
 
 namespace fulgur::expert {
 namespace {
@@ -45,22 +46,36 @@ Result<std::unique_ptr<Worker>> start_worker(actor::Reactor& reactor,
                                              kernels::Backend& backend,
                                              std::unique_ptr<kernels::Backend> packer,
                                              WorkerOptions options) {
-  auto worker = std::make_unique<Worker>();
   const model::ModelConfig& config = checkpoint->config();
-  worker->store = std::make_unique<WeightStore>(config.layers, config.experts);
+  const WorkerModel model{config.layers, config.experts, config.hidden,
+                          [&](ReplicaId id) { return load_expert(*checkpoint, id, backend); }};
+  if (!options.make_source && packer) {
+    // Called once, by start_worker().
+    options.make_source = [checkpoint, held = std::make_shared<decltype(packer)>(std::move(packer)),
+                           rate = options.load_bytes_per_second](ReplicaSource::OnLoaded loaded) {
+      return std::make_unique<ReplicaLoader>(checkpoint, std::move(*held), rate, std::move(loaded));
+    };
+  }
+  return start_worker(reactor, model, backend, std::move(options));
+}
+
+Result<std::unique_ptr<Worker>> start_worker(actor::Reactor& reactor, const WorkerModel& model,
+                                             kernels::Backend& backend, WorkerOptions options) {
+  auto worker = std::make_unique<Worker>();
+  worker->store = std::make_unique<WeightStore>(model.layers, model.experts);
   for (const ReplicaId id : options.hold) {
-    FULGUR_ASSIGN_OR_RETURN(auto weights, load_expert(*checkpoint, id, backend));
+    FULGUR_ASSIGN_OR_RETURN(auto weights, model.load(id));
     worker->store->insert(id, std::move(weights));
   }
   WorkerContext& context = worker->context;
   context.name = options.registration.name;
-  context.hidden = config.hidden;
+  context.hidden = model.hidden;
   context.transport = &reactor.transport();
   context.backend = &backend;
   context.store = worker->store.get();
   context.clock = &reactor.clock();
   context.tracer = options.tracer;
-  context.pool = std::make_shared<BufferPool>();
+  context.pool = wire::pool_for_rows(std::move(options.pool), model.hidden);
   context.limits = options.limits;
   // The node actor exists before the loader is asked for anything.
   ReplicaSource::OnLoaded on_loaded =
@@ -69,13 +84,7 @@ Result<std::unique_ptr<Worker>> start_worker(actor::Reactor& reactor,
                                    ? ReplicaLoaded{id, *loaded, ""}
                                    : ReplicaLoaded{id, nullptr, loaded.status().to_string()});
       };
-  if (options.make_source) {
-    worker->loader = options.make_source(std::move(on_loaded));
-  } else if (packer) {
-    worker->loader = std::make_unique<ReplicaLoader>(std::move(checkpoint), std::move(packer),
-                                                     options.load_bytes_per_second,
-                                                     std::move(on_loaded));
-  }
+  if (options.make_source) worker->loader = options.make_source(std::move(on_loaded));
   spawn_node(*worker, reactor, {options.orchestrator, options.registration, options.drain_timeout,
                                 options.on_left, options.on_fatal});
   return worker;

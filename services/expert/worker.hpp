@@ -13,11 +13,21 @@
 
 namespace fulgur::expert {
 
+/// What a worker needs of a model.
+struct WorkerModel {
+  std::uint32_t layers = 0;
+  std::uint32_t experts = 0;
+  std::uint32_t hidden = 0;
+  std::function<Result<std::shared_ptr<const kernels::Expert>>(ReplicaId)> load;  ///< for `hold`
+};
+
 struct WorkerOptions {
   wire::Register registration;  ///< kind, name, incarnation, endpoints, model identity
   std::string orchestrator;     ///< endpoint; empty: replicas are the ones in `hold`
   std::vector<ReplicaId> hold;  ///< loaded before serving
   ExpertLayerLimits limits;
+  /// Where answers lie; null: in host memory. Device memory needs a DeviceTransport.
+  std::shared_ptr<BufferPool> pool;
   /// Makes what loads replicas on demand; empty: a ReplicaLoader with `packer`.
   std::function<std::unique_ptr<ReplicaSource>(ReplicaSource::OnLoaded)> make_source;
   std::uint64_t load_bytes_per_second = 0;  ///< of loads that nobody waits for; 0: no bound
@@ -45,5 +55,10 @@ Result<std::unique_ptr<Worker>> start_worker(actor::Reactor& reactor,
                                              kernels::Backend& backend,
                                              std::unique_ptr<kernels::Backend> packer,
                                              WorkerOptions options);
+
+/// The same of weights that are in no checkpoint; options.make_source makes what loads more of
+/// them.
+Result<std::unique_ptr<Worker>> start_worker(actor::Reactor& reactor, const WorkerModel& model,
+                                             kernels::Backend& backend, WorkerOptions options);
 
 }  // namespace fulgur::expert

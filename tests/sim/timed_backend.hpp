@@ -92,6 +92,9 @@ class TimedBackend final : public kernels::Backend {
               std::byte* out) override {
     real_.gather(y, rows, dim, dtype, out);
   }
+  void copy_rows(std::span<const kernels::RowCopy> rows, std::size_t row_bytes) override {
+    real_.copy_rows(rows, row_bytes);
+  }
   void experts(const std::byte* x, Dtype x_dtype, std::size_t hidden,
                std::span<const kernels::ExpertGroup> groups, std::byte* out,
                Dtype out_dtype) override {

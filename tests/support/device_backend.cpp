@@ -1,5 +1,7 @@
 #include "tests/support/device_backend.hpp"
 
+#include <map>
+
 #if FULGUR_TEST_CUDA == 1
 #include "kernels/cuda/emulation/emulated_backend.hpp"
 #include "kernels/cuda/emulation/emulation.hpp"
@@ -34,5 +36,15 @@ std::vector<bool> device_orders() { return {false}; }
 void in_order(bool, const std::function<void()>& call) { call(); }
 
 #endif
+
+BlockSource device_blocks(kernels::Backend& backend) {
+  const auto blocks = std::make_shared<std::map<void*, std::shared_ptr<std::byte>>>();
+  return {MemoryKind::device,
+          [&backend, blocks](std::size_t bytes) -> void* {
+            auto block = backend.allocate(bytes);
+            return ((*blocks)[block.get()] = block).get();
+          },
+          [blocks](void* block) { blocks->erase(block); }};
+}
 
 }  // namespace fulgur::test

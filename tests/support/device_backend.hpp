@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "common/base/buffer_pool.hpp"
 #include "kernels/include/fulgur/kernels/backend.hpp"
 
 namespace fulgur::test {
@@ -13,6 +14,8 @@ namespace fulgur::test {
 /// Strict, with portable kernels. An error where there is no GPU.
 Result<std::unique_ptr<kernels::Backend>> make_device_backend(kernels::Precision precision,
                                                               bool strict = true);
+/// Memory of a backend's device for pools; the backend outlives them.
+BlockSource device_blocks(kernels::Backend& backend);
 /// Orders of a block's threads that can be had: emulated both, {false, true}; on a GPU {false}.
 std::vector<bool> device_orders();
 /// Makes a call with that order.

@@ -68,6 +68,10 @@ cudaError_t scale_add(float alpha, const float* x, float beta, const float* y, s
 /// out[i] = y[rows[i]] in f32 or bf16.
 cudaError_t gather(const float* y, const std::uint32_t* rows, std::size_t count, std::size_t dim,
                    Dtype dtype, void* out, cudaStream_t stream);
+/// to[i] = from[i], rows of row_bytes bytes; from, to [count] on the device. alignment: of every
+/// address and of row_bytes; the more, the fewer loads.
+cudaError_t copy_rows(const void* const* from, void* const* to, std::size_t count,
+                      std::size_t row_bytes, std::size_t alignment, cudaStream_t stream);
 /// outputs [rows * k]: where the rows [hidden] of dtype are.
 cudaError_t combine(const float* y, std::size_t rows, std::size_t hidden, std::uint32_t k,
                     const float* weights, const void* const* outputs, Dtype dtype, float alpha,

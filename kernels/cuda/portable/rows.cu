@@ -91,6 +91,21 @@ __global__ void gather_kernel(const float* y, const std::uint32_t* rows, std::si
   });
 }
 
+/// Block: one row, in words of type T.
+template <class T>
+__global__ void copy_kernel(const void* const* from, void* const* to, std::size_t words) {
+  phase([&](unsigned thread) {
+    const auto* source = static_cast<const T*>(from[blockIdx.x]);
+    auto* target = static_cast<T*>(to[blockIdx.x]);
+    for (std::size_t i = thread; i < words; i += blockDim.x) target[i] = source[i];
+  });
+}
+
+/// What one load brings at most.
+struct alignas(16) Words {
+  std::uint64_t low, high;
+};
+
 /// Block: one row.
 __global__ void combine_kernel(const float* y, std::size_t hidden, std::uint32_t k,
                                const float* weights, const void* const* outputs, Dtype dtype,
@@ -250,6 +265,16 @@ cudaError_t gather(const float* y, const std::uint32_t* rows, std::size_t count,
                    Dtype dtype, void* out, cudaStream_t stream) {
   return start(gather_kernel, dim3(static_cast<unsigned>(count)), kRowThreads, stream, y, rows, dim,
                dtype, out);
+}
+
+cudaError_t copy_rows(const void* const* from, void* const* to, std::size_t count,
+                      std::size_t row_bytes, std::size_t alignment, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(count));
+  if (alignment % 16 == 0)
+    return start(copy_kernel<Words>, grid, kThreads, stream, from, to, row_bytes / 16);
+  if (alignment % 4 == 0)
+    return start(copy_kernel<std::uint32_t>, grid, kThreads, stream, from, to, row_bytes / 4);
+  return start(copy_kernel<std::uint8_t>, grid, kThreads, stream, from, to, row_bytes);
 }
 
 cudaError_t combine(const float* y, std::size_t rows, std::size_t hidden, std::uint32_t k,

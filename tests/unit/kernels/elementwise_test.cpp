@@ -47,6 +47,31 @@ TEST(ElementwiseTest, NormIsCloseToFloat64) {
   }
 }
 
+// Any size and alignment; what lies between the rows stays.
+TEST(ElementwiseTest, RowsAreCopiedToTheirPlaces) {
+  Rng rng(29);
+  constexpr std::size_t kRows = 7;
+  for (const std::size_t row_bytes : {1U, 6U, 12U, 16U, 96U, 4096U, 12'290U}) {
+    for (const std::size_t offset : {0U, 1U, 4U, 16U}) {
+      const std::size_t stride = row_bytes + 16 - row_bytes % 16 + 16;
+      std::vector<std::byte> from(offset + kRows * stride);
+      for (std::byte& byte : from) byte = static_cast<std::byte>(rng.next());
+      for (const auto& backend : all_backends(Precision::bf16)) {
+        std::vector<std::byte> to(from.size(), std::byte{0x5a}), expected = to;
+        std::vector<RowCopy> copies;
+        for (std::size_t i = 0; i < kRows; ++i) {
+          const std::size_t source = offset + (i * 3 % 5) * stride;  // some rows twice
+          copies.push_back({from.data() + source, to.data() + offset + i * stride});
+          std::memcpy(expected.data() + offset + i * stride, from.data() + source, row_bytes);
+        }
+        backend->copy_rows(copies, row_bytes);
+        backend->copy_rows({}, row_bytes);
+        EXPECT_EQ(to, expected) << backend->name() << " " << row_bytes << " + " << offset;
+      }
+    }
+  }
+}
+
 TEST(ElementwiseTest, SumsGathersAndEmbeddingsHaveTheReferencesBits) {
   Rng rng(23);
   auto reference = make_reference_backend(Precision::bf16);

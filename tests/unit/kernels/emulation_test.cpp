@@ -125,5 +125,58 @@ TEST_F(EmulationTest, RowsMayStayOnTheDevice) {
   EXPECT_TRUE(same_bits(results[0], results[2]));
 }
 
+// Each row from and to any of: host memory, memory of the backend, of somebody else's on the GPU.
+TEST_F(EmulationTest, RowsAreCopiedBetweenAllMemories) {
+  constexpr std::size_t kRowBytes = 48;
+  const auto backend = make_emulated_cuda_backend({.shape = {}, .strict = true}).value();
+  std::vector<std::byte> pattern(9 * kRowBytes);
+  for (std::size_t i = 0; i < pattern.size(); ++i)
+    pattern[i] = static_cast<std::byte>(i * 7 + i / 48);
+  struct Memories {
+    std::vector<std::byte> host = std::vector<std::byte>(9 * kRowBytes);
+    std::shared_ptr<std::byte> own;
+    std::byte* foreign = nullptr;
+    std::byte* row(std::size_t memory, std::size_t at) {
+      std::byte* const starts[] = {host.data(), own.get(), foreign};
+      return starts[memory] + at * kRowBytes;
+    }
+  } from, to;
+  for (Memories* memories : {&from, &to}) {
+    memories->own = backend->allocate(pattern.size());
+    void* foreign = nullptr;
+    ASSERT_EQ(cudaMalloc(&foreign, pattern.size()), cudaSuccess);
+    memories->foreign = static_cast<std::byte*>(foreign);
+  }
+  from.host = pattern;
+  backend->upload(from.own.get(), pattern.data(), pattern.size());
+  backend->upload(from.foreign, pattern.data(), pattern.size());
+  std::vector<RowCopy> copies;
+  for (std::size_t at = 0; at < 9; ++at)
+    copies.push_back({from.row(at % 3, at), to.row(at / 3, at)});
+  backend->copy_rows(copies, kRowBytes);
+  for (std::size_t at = 0; at < 9; ++at) {
+    std::vector<std::byte> row(kRowBytes);
+    backend->download(row.data(), to.row(at / 3, at), kRowBytes);
+    EXPECT_EQ(std::memcmp(row.data(), pattern.data() + at * kRowBytes, kRowBytes), 0) << at;
+  }
+  for (Memories* memories : {&from, &to}) EXPECT_EQ(cudaFree(memories->foreign), cudaSuccess);
+}
+
+TEST_F(EmulationTest, MarksOutliveTheirBackend) {
+  auto backend = make_emulated_cuda_backend({}).value();
+  const auto first = backend->mark();
+  auto second = backend->mark();
+  EXPECT_NE(first->event(), second->event());
+  second->wait();
+  EXPECT_TRUE(second->reached());
+  EXPECT_GE(second->since(*first), 0);
+  const void* const event = second->event();
+  second.reset();
+  EXPECT_EQ(backend->mark()->event(), event) << "events are reused";
+  backend.reset();
+  first->wait();
+  EXPECT_EQ(make_reference_backend(Precision::f32)->mark(), nullptr);
+}
+
 }  // namespace
 }  // namespace fulgur::kernels::testing

@@ -149,6 +149,9 @@ class HostedBackend final : public Backend {
     const auto a = input(y, last * dim);
     around_([&] { device_->gather(at(a), rows, dim, dtype, out); });
   }
+  void copy_rows(std::span<const RowCopy> rows, std::size_t row_bytes) override {
+    around_([&] { device_->copy_rows(rows, row_bytes); });
+  }
   void experts(const std::byte* x, Dtype x_dtype, std::size_t hidden,
                std::span<const ExpertGroup> groups, std::byte* out, Dtype out_dtype) override {
     around_([&] { device_->experts(x, x_dtype, hidden, groups, out, out_dtype); });

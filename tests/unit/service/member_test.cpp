@@ -57,5 +57,17 @@ TEST_F(MemberTest, LeavingEndsWithZero) {
   EXPECT_EQ(member.serve(reactor, [] {}), 0);
 }
 
+TEST(Flags, CarriersBetweenGpusEndWithNone) {
+  using transport::DeviceCarrier;
+  Flags flags;
+  EXPECT_EQ(flags.device_options().carriers, (std::vector{DeviceCarrier::peer, DeviceCarrier::nccl}));
+  flags.gpu_carriers = {"nccl", "none", "peer"};
+  flags.gpu_window_bytes = 1 << 20;
+  EXPECT_EQ(flags.device_options().carriers, std::vector{DeviceCarrier::nccl});
+  EXPECT_EQ(flags.device_options().window_bytes, 1U << 20);
+  flags.gpu_carriers = {"none"};
+  EXPECT_TRUE(flags.device_options().carriers.empty());
+}
+
 }  // namespace
 }  // namespace fulgur::service

@@ -58,6 +58,19 @@ TEST(DeviceHandshake, WithoutALaneTensorsAreStaged) {
   world.expect_nothing_held();
 }
 
+TEST(DeviceHandshake, TensorsLargerThanTheWindowTakesAreStaged) {
+  DeviceWorld world(1);
+  ASSERT_TRUE(world.run([&] { return world.both_up(); }));
+  const std::uint64_t largest = DeviceWindow(kFakeWindow).largest();
+  for (const std::uint64_t bytes : {largest, largest + 8, std::uint64_t{1024}}) {
+    ASSERT_TRUE(world.shard.send(bytes)) << bytes;
+    const std::uint64_t sent = world.shard.sent;
+    ASSERT_TRUE(world.run([&] { return world.worker.received == sent; })) << bytes;
+  }
+  EXPECT_EQ(world.worker.on_device, 2U) << "the middle one came in host memory, in its order";
+  world.expect_nothing_held();
+}
+
 TEST(DeviceHandshake, ACarrierThatFailedOnceIsNotTriedAgain) {
   log::init("test", log::Level::error);
   DeviceWorld world(1);

@@ -1,7 +1,6 @@
 #include "tests/unit/transport/fake_gpu.hpp"
 
 #include <algorithm>
-#include <cstring>
 
 namespace fulgur::transport {
 
@@ -25,14 +24,19 @@ void FakeFabric::calm() {
 
 std::shared_ptr<std::byte> FakeFabric::allocate(std::size_t bytes) {
   ++live_blocks;
-  auto* block = new std::byte[bytes];
-  std::memset(block, 0xdd, bytes);
-  return {block, [this, bytes](std::byte* freed) {
+  auto block = memory.allocate(bytes);
+  fill(block.get(), bytes, std::byte{0xdd});
+  auto* start = block.get();
+  return {start, [this, bytes, block = std::move(block)](std::byte* freed) {
             check_free(freed, bytes);
-            std::memset(freed, 0xee, bytes);
+            fill(freed, bytes, std::byte{0xee});
             --live_blocks;
-            delete[] freed;
           }};
+}
+
+void FakeFabric::fill(std::byte* block, std::size_t bytes, std::byte value) const {
+  const std::vector<std::byte> pattern(bytes, value);
+  memory.write(block, pattern.data(), bytes);
 }
 
 void FakeFabric::check_free(const std::byte* block, std::size_t bytes) {
@@ -132,8 +136,10 @@ void FakeChannel::move_bytes(const Running& source, std::byte* target, bool last
   const std::size_t half = source.transfer.bytes / 2;
   const std::size_t from = last_half ? half : 0;
   const std::size_t count = last_half ? source.transfer.bytes - half : half;
-  std::memcpy(target + from, source.transfer.source + from, count);
-  if (damages_ && completed_ == 0 && count != 0) target[from] ^= std::byte{0x10};
+  std::vector<std::byte> bytes(count);
+  fabric_.memory.read(bytes.data(), source.transfer.source + from, count);
+  if (damages_ && completed_ == 0 && count != 0) bytes[0] ^= std::byte{0x10};
+  fabric_.memory.write(target + from, bytes.data(), count);
 }
 
 void FakeChannel::step() {
@@ -166,6 +172,7 @@ void FakeChannel::step() {
   }
   move_bytes(run, target, true);
   ++completed_;
+  ++fabric_.transfers;
   running_.erase(running_.begin());
   if (kind_ == Kind::put) ring_->completed = completed_;
   if (receiver != nullptr) {
@@ -227,13 +234,13 @@ Result<std::shared_ptr<std::byte>> FakeGpu::take(std::size_t bytes) {
 
 Status FakeGpu::upload(std::byte* device, const void* host, std::size_t bytes) {
   FULGUR_RETURN_IF_ERROR(maybe_fail("upload"));
-  std::memcpy(device, host, bytes);
+  fabric_.memory.write(device, host, bytes);
   return Status::ok();
 }
 
 Status FakeGpu::download(void* host, const std::byte* device, std::size_t bytes, void*) {
   FULGUR_RETURN_IF_ERROR(maybe_fail("download"));
-  std::memcpy(host, device, bytes);
+  fabric_.memory.read(host, device, bytes);
   return Status::ok();
 }
 

@@ -5,6 +5,8 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -31,9 +33,27 @@ struct FakeFaults {
 
 class FakeChannel;
 
+/// The memory of the fabric's GPUs, by default the host's. With a backend's, real kernels can read
+/// and write what travels.
+struct FakeMemory {
+  std::function<std::shared_ptr<std::byte>(std::size_t bytes)> allocate = [](std::size_t bytes) {
+    return std::shared_ptr<std::byte>(new std::byte[bytes], std::default_delete<std::byte[]>());
+  };
+  /// Between host memory and the GPU's.
+  std::function<void(std::byte* device, const void* host, std::size_t bytes)> write =
+      [](std::byte* device, const void* host, std::size_t bytes) {
+        std::memcpy(device, host, bytes);
+      };
+  std::function<void(void* host, const std::byte* device, std::size_t bytes)> read =
+      [](void* host, const std::byte* device, std::size_t bytes) {
+        std::memcpy(host, device, bytes);
+      };
+};
+
 class FakeFabric {
  public:
-  FakeFabric(std::uint64_t seed, FakeFaults faults) : faults(faults), rng_(seed) {}
+  FakeFabric(std::uint64_t seed, FakeFaults faults, FakeMemory memory = {})
+      : faults(faults), memory(std::move(memory)), rng_(seed) {}
 
   /// Time passes on every device.
   void step();
@@ -46,7 +66,9 @@ class FakeFabric {
   std::uint64_t below(std::uint64_t bound) { return rng_.below(bound); }
 
   FakeFaults faults;
+  const FakeMemory memory;
   std::size_t live_blocks = 0;
+  std::uint64_t transfers = 0;  ///< that are over
   std::vector<std::string> violations;
   std::set<FakeChannel*> channels;
   std::size_t hanging = 0;  ///< transfers that will never end by themselves
@@ -66,6 +88,7 @@ class FakeFabric {
   std::uint64_t next_name = 1;
 
  private:
+  void fill(std::byte* block, std::size_t bytes, std::byte value) const;
   void check_free(const std::byte* block, std::size_t bytes);
 
   Rng rng_;

@@ -4,7 +4,10 @@
 // Memory: activations, weights and state are in the backend's memory (allocate(), Buffer); on a GPU
 // host code cannot touch it, see host_memory(). What comes from or goes to the outside is in host
 // memory: ids, segments and their page numbers, routes (route()). Rows that cross the wire (out of
-// gather(), x and out of experts(), outputs of combine()) may be in either.
+// gather(), x and out of experts(), both ends of copy_rows(), outputs of combine()) may be in host
+// memory or in any memory of the backend's device, e.g. a transport's. A backend of a device may
+// only queue work whose results stay there: whoever shows them to somebody else hands mark() on,
+// and whoever owns device memory that such work reads keeps it until the mark is reached.
 //
 // Contract of every operation (invariant I1): a row of the result depends on that row's inputs and
 // on the sequence state it names, and on nothing else: not on how many rows are in the call, their
@@ -25,6 +28,7 @@
 #include <string_view>
 #include <vector>
 
+#include "common/base/clock.hpp"
 #include "common/base/dtype.hpp"
 #include "common/base/model_shape.hpp"
 #include "common/base/status.hpp"
@@ -136,6 +140,27 @@ struct ExpertGroup {
   std::uint32_t output = 0;
 };
 
+/// One row that copy_rows() brings from one place to another.
+struct RowCopy {
+  const std::byte* from = nullptr;
+  std::byte* to = nullptr;
+};
+
+/// A point in the work that a backend has queued. Any thread, and it may outlive the backend.
+class Mark {
+ public:
+  virtual ~Mark() = default;
+  /// Whether all that was queued before it is over, however that ended.
+  virtual bool reached() const = 0;
+  /// Returns when it is.
+  virtual void wait() const = 0;
+  /// Time of the device from an earlier mark to this one; 0 unless both are reached.
+  virtual Nanoseconds since(const Mark& earlier) const = 0;
+  /// The cudaEvent_t that another stream waits for, as in wire::Frame::ready; lives as long as the
+  /// mark.
+  virtual void* event() const = 0;
+};
+
 /// One implementation of the model's arithmetic. Activations are float32 row-major
 /// [tokens, features] unless a Dtype says otherwise. Shapes are checked by FULGUR_ASSERT.
 class Backend {
@@ -154,9 +179,10 @@ class Backend {
   /// Bytes that allocate() could still give; host memory: as many as one likes.
   virtual std::size_t memory_available() const { return std::numeric_limits<std::size_t>::max(); }
 
-  /// Returns when all that was asked for has been computed: before anything but this backend (a
-  /// transport) reads what gather() or experts() left in device memory.
+  /// Returns when all that was asked for has been computed.
   virtual void finish() {}
+  /// Behind all that was asked for so far. Null: nothing is ever left queued when a call returns.
+  virtual std::shared_ptr<const Mark> mark() { return nullptr; }
   /// Host memory that download() fills fastest; not initialised.
   virtual std::shared_ptr<std::byte> allocate_host(std::size_t bytes) {
     return {new std::byte[bytes], std::default_delete<std::byte[]>()};
@@ -231,6 +257,9 @@ class Backend {
   /// Copies rows of y [*, dim] in dtype (f32 or bf16): out[i] = y[rows[i]].
   virtual void gather(const float* y, std::span<const std::uint32_t> rows, std::size_t dim,
                       Dtype dtype, std::byte* out) = 0;
+
+  /// Copies rows of `row_bytes` bytes, at any alignment. No row that is written overlaps another.
+  virtual void copy_rows(std::span<const RowCopy> rows, std::size_t row_bytes) = 0;
 
   /// Grouped SwiGLU. x [*, hidden] in x_dtype; out [sum of group rows, hidden] in out_dtype. x and
   /// out may be unaligned (they live in wire messages).
