@@ -86,6 +86,9 @@ class Fp8Backend final : public kernels::Backend {
               std::byte* out) override {
     plain_->gather(y, rows, dim, dtype, out);
   }
+  void copy_rows(std::span<const kernels::RowCopy> rows, std::size_t row_bytes) override {
+    plain_->copy_rows(rows, row_bytes);
+  }
   void experts(const std::byte* x, Dtype x_dtype, std::size_t hidden,
                std::span<const kernels::ExpertGroup> groups, std::byte* out,
                Dtype out_dtype) override;
