@@ -74,6 +74,10 @@ class CudaBackend : public Backend, public SyntheticWeights {
   void combine(const float* y, std::size_t rows, std::size_t hidden, std::uint32_t k,
                const float* weights, std::span<const std::byte* const> outputs, Dtype dtype,
                float alpha, float beta, float* out) override;
+  /// Sums of probabilities have an order of their own here, and the reference's bits are promised.
+  DrawSupport draw_support() const override { return DrawSupport::most_likely; }
+  void draw(const float* logits, std::size_t vocab, std::span<const Draw> rows,
+            std::span<const std::uint32_t> banned, Drawn* out) override;
 
  protected:
   /// Rows of a call to experts(), flattened: entry i of `rows` is the input of output row i.

@@ -20,6 +20,7 @@ class Sm90Backend final : public CudaBackend {
   static std::string misfit(const ModelShape& shape);
 
   std::string_view name() const override { return "cuda-sm90"; }
+  DrawSupport draw_support() const override { return DrawSupport::all; }
   std::string numerics() const override { return CudaBackend::numerics() + (fp8_ ? "-fp8" : ""); }
   std::unique_ptr<Matrix> pack(std::span<const HostMatrix> parts) override;
   std::unique_ptr<Matrix> pack_router(const HostMatrix& router) override;

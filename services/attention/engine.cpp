@@ -3,13 +3,28 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/base/rng.hpp"
 #include "services/attention/sampler.hpp"
 
 namespace fulgur::attention {
 namespace {
 
-// Rows of logits held at once: bounds memory when a whole prompt's log-probabilities are wanted.
-constexpr std::size_t kLogitsChunk = 64;
+// Rows of logits held at once: bounds memory when a whole prompt's log-probabilities are wanted. On a
+// device the head is read once for them all, so a batch should fit.
+constexpr std::size_t kHostLogitsChunk = 64;
+constexpr std::size_t kDeviceLogitsChunk = 256;
+
+/// Whether a draw is only an order or a distribution, and needs no ranks, counts or lists.
+bool is_plain(const wire::SamplingParams& params) {
+  return params.repetition_penalty == 1.0F && params.presence_penalty == 0.0F &&
+         params.frequency_penalty == 0.0F && params.logit_bias.empty() &&
+         (params.temperature <= 0.0F || params.top_k == 1 ||
+          (params.top_k == 0 && params.top_p >= 1.0F && params.min_p <= 0.0F));
+}
+
+bool is_greedy(const wire::SamplingParams& params) {
+  return params.temperature <= 0.0F || params.top_k == 1;
+}
 
 }  // namespace
 
@@ -210,15 +225,28 @@ void Engine::sample(const MicroBatch& batch, Outcome& outcome) {
       owner.push_back(&slice);
     }
   }
-  for (std::size_t first = 0; first < logits_rows_.size(); first += kLogitsChunk) {
-    const std::size_t count = std::min(kLogitsChunk, logits_rows_.size() - first);
-    float* chunk = compute_logits(batch, first, count);
+  const std::size_t most = backend_.host_memory() ? kHostLogitsChunk : kDeviceLogitsChunk;
+  for (std::size_t first = 0; first < logits_rows_.size(); first += most) {
+    const std::size_t count = std::min(most, logits_rows_.size() - first);
+    const float* chunk = compute_logits(batch, first, count);
+    plan_draws(owner, first, count);
+    drawn_.resize(draws_.size());
+    if (!draws_.empty()) {
+      backend_.draw(chunk, config_.vocab, draws_, weights_.banned, drawn_.data());
+    }
+    std::size_t next_draw = 0;
     for (std::size_t at = 0; at < count; ++at) {
+      const bool here = next_draw < draws_.size() && draws_[next_draw].row == at;
+      const kernels::Drawn* drawn = here ? &drawn_[next_draw++] : nullptr;
       const Slice& slice = *owner[first + at];
       Sequence* sequence = scheduler_.find(slice.sequence);
       if (sequence == nullptr || sequence->cancelled) continue;
-      const std::span<float> logits(chunk + at * config_.vocab, config_.vocab);
       const std::uint64_t position = slice.position + (logits_rows_[first + at] - slice.row);
+      if (drawn != nullptr) {
+        accept(*sequence, drawn->token, {drawn->logprob, {}}, outcome);
+        continue;
+      }
+      const std::span<float> logits = host_logits(chunk + at * config_.vocab);
       if (sequence->submit.prompt_logprobs && position < sequence->submit.prompt_tokens) {
         report_prompt(*sequence, position, logits, outcome);
       }
@@ -227,21 +255,47 @@ void Engine::sample(const MicroBatch& batch, Outcome& outcome) {
   }
 }
 
-float* Engine::compute_logits(const MicroBatch& batch, std::size_t first, std::size_t count) {
+/// The rows of the chunk whose next token the backend can choose where the logits are.
+void Engine::plan_draws(const std::vector<const Slice*>& owner, std::size_t first,
+                        std::size_t count) {
+  draws_.clear();
+  const kernels::DrawSupport support = backend_.draw_support();
+  if (support == kernels::DrawSupport::none) return;
+  for (std::size_t at = 0; at < count; ++at) {
+    const Slice& slice = *owner[first + at];
+    const Sequence* sequence = scheduler_.find(slice.sequence);
+    if (sequence == nullptr || sequence->cancelled) continue;
+    const wire::Submit& submit = sequence->submit;
+    const std::uint64_t position = slice.position + (logits_rows_[first + at] - slice.row);
+    const bool asks_more = (submit.prompt_logprobs && position < submit.prompt_tokens) ||
+                           submit.top_logprobs > 0 || submit.max_new_tokens == 0 ||
+                           sequence->generated() < submit.min_new_tokens;
+    if (position + 1 != sequence->length() || asks_more || !is_plain(submit.sampling)) continue;
+    const bool greedy = is_greedy(submit.sampling);
+    if (support == kernels::DrawSupport::most_likely && (!greedy || submit.logprobs)) continue;
+    draws_.push_back({static_cast<std::uint32_t>(at),
+                      greedy ? 0.0F : 1.0F / submit.sampling.temperature,
+                      random_uniform(submit.sampling.seed, submit.tokens.size())});
+  }
+}
+
+const float* Engine::compute_logits(const MicroBatch& batch, std::size_t first, std::size_t count) {
   float* input = head_input_.reserve(backend_, count * config_.hidden);
   float* logits = logits_.reserve(backend_, count * config_.vocab);
   const auto rows = std::span(logits_rows_).subspan(first, count);
   backend_.gather(batch.h.data(), rows, config_.hidden, Dtype::f32, reinterpret_cast<std::byte*>(input));
   backend_.rms_norm(input, weights_.final_norm.data(), config_.rms_eps, count, config_.hidden, input);
   backend_.matmul(input, count, *weights_.lm_head, logits);
-  if (backend_.host_memory()) return logits;
-  const std::size_t bytes = count * config_.vocab * sizeof(float);
-  if (bytes > host_logits_bytes_) {
-    host_logits_ = backend_.allocate_host(bytes);
-    host_logits_bytes_ = bytes;
-  }
-  backend_.download(host_logits_.get(), reinterpret_cast<const std::byte*>(logits), bytes);
-  return reinterpret_cast<float*>(host_logits_.get());
+  return logits;
+}
+
+/// A row of logits in host memory, to be overwritten; until the next one is asked for.
+std::span<float> Engine::host_logits(const float* row) {
+  if (backend_.host_memory()) return {const_cast<float*>(row), config_.vocab};
+  const std::size_t bytes = config_.vocab * sizeof(float);
+  if (host_logits_ == nullptr) host_logits_ = backend_.allocate_host(bytes);
+  backend_.download(host_logits_.get(), reinterpret_cast<const std::byte*>(row), bytes);
+  return {reinterpret_cast<float*>(host_logits_.get()), config_.vocab};
 }
 
 void Engine::report_prompt(Sequence& sequence, std::uint64_t position, std::span<const float> logits,
@@ -269,9 +323,6 @@ void Engine::draw(Sequence& sequence, std::span<float> logits, Outcome& outcome)
     end(sequence.id, wire::FinishReason::length, Status::ok(), outcome);
     return;
   }
-  wire::TokenEvent event;
-  event.request = submit.request;
-  event.index = sequence.generated();
   std::vector<float> raw;
   if (submit.logprobs) raw.assign(logits.begin(), logits.end());
   DrawContext context;
@@ -279,10 +330,19 @@ void Engine::draw(Sequence& sequence, std::span<float> logits, Outcome& outcome)
   context.tokens = submit.tokens;
   context.prompt_tokens = submit.prompt_tokens;
   context.banned = weights_.banned;
-  if (event.index < submit.min_new_tokens) context.not_yet = submit.stop_ids;
-  event.token = draw_token(logits, context);
+  if (sequence.generated() < submit.min_new_tokens) context.not_yet = submit.stop_ids;
+  const std::uint32_t token = draw_token(logits, context);
+  accept(sequence, token,
+         submit.logprobs ? log_probabilities(raw, token, submit.top_logprobs) : Logprobs{}, outcome);
+}
+
+void Engine::accept(Sequence& sequence, std::uint32_t token, Logprobs logprobs, Outcome& outcome) {
+  const wire::Submit& submit = sequence.submit;
+  wire::TokenEvent event;
+  event.request = submit.request;
+  event.index = sequence.generated();
+  event.token = token;
   if (submit.logprobs) {
-    Logprobs logprobs = log_probabilities(raw, event.token, submit.top_logprobs);
     event.logprob = logprobs.chosen;
     event.top = std::move(logprobs.top);
   }

@@ -18,6 +18,7 @@
 #include "kernels/include/fulgur/kernels/backend.hpp"
 #include "services/attention/model_weights.hpp"
 #include "services/attention/parked_snapshots.hpp"
+#include "services/attention/sampler.hpp"
 #include "services/attention/scheduler.hpp"
 
 namespace fulgur::attention {
@@ -84,11 +85,15 @@ class Engine {
  private:
   void begin_trace_steps(MicroBatch& batch);
   void sample(const MicroBatch& batch, Outcome& outcome);
-  /// Logits [count, vocab] of entries first... of logits_rows_, in host memory.
-  float* compute_logits(const MicroBatch& batch, std::size_t first, std::size_t count);
+  /// Logits [count, vocab] of entries first... of logits_rows_, in the backend's memory.
+  const float* compute_logits(const MicroBatch& batch, std::size_t first, std::size_t count);
+  void plan_draws(const std::vector<const Slice*>& owner, std::size_t first, std::size_t count);
+  std::span<float> host_logits(const float* row);
   void report_prompt(Sequence& sequence, std::uint64_t position, std::span<const float> logits,
                      Outcome& outcome);
   void draw(Sequence& sequence, std::span<float> logits, Outcome& outcome);
+  /// The sequence goes on with `token`.
+  void accept(Sequence& sequence, std::uint32_t token, Logprobs logprobs, Outcome& outcome);
   bool finished(const Sequence& sequence, wire::FinishReason& reason) const;
   void end(SequenceId id, wire::FinishReason reason, Status why, Outcome& outcome);
 
@@ -108,8 +113,9 @@ class Engine {
   std::vector<std::uint32_t> logits_rows_;  ///< micro-batch rows that need logits
   kernels::Buffer<float> head_input_;       ///< [chunk, hidden]
   kernels::Buffer<float> logits_;           ///< [chunk, vocab]
-  std::shared_ptr<std::byte> host_logits_;  ///< the same, if the backend's memory is not the host's
-  std::size_t host_logits_bytes_ = 0;
+  std::shared_ptr<std::byte> host_logits_;  ///< [vocab], if the backend's memory is not the host's
+  std::vector<kernels::Draw> draws_;        ///< rows of a chunk that the backend draws, ascending
+  std::vector<kernels::Drawn> drawn_;
 };
 
 }  // namespace fulgur::attention

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "common/base/dtype.hpp"
+#include "kernels/include/fulgur/kernels/draw.hpp"
 
 namespace fulgur::kernels::cuda::portable {
 
@@ -95,6 +96,29 @@ constexpr std::size_t argmax_parts(std::size_t cols) {
 /// The first of the largest of each row. partial: scratch [rows, argmax_parts(cols)].
 cudaError_t argmax(const float* x, std::size_t rows, std::size_t cols, ArgmaxPart* partial,
                    std::uint32_t* ids, cudaStream_t stream);
+
+/// A part of a row of logits, between the kernels of draw().
+struct DrawPart {
+  float raw_highest;   ///< of all tokens
+  float highest;       ///< of those that may be drawn
+  std::uint32_t best;  ///< the token of `highest`
+  double raw_sum;
+  double sum;
+};
+struct DrawRow {
+  double uniform;
+  float scale;  ///< 1 / temperature; 0: the most likely token
+  std::uint32_t row;
+};
+inline constexpr std::size_t kDrawColumns = 4096;  ///< of a part
+inline constexpr std::size_t kDrawPartsMax = 256;
+inline constexpr std::size_t draw_parts(std::size_t vocab) {
+  return (vocab + kDrawColumns - 1) / kDrawColumns;
+}
+/// out[i] for rows[i]: Backend::draw(). logits [*, vocab], vocab at most kDrawColumns *
+/// kDrawPartsMax; banned: a bit a token; parts: scratch [count, draw_parts(vocab)].
+cudaError_t draw(const float* logits, std::size_t vocab, const DrawRow* rows, std::size_t count,
+                 const std::uint32_t* banned, DrawPart* parts, Drawn* out, cudaStream_t stream);
 
 // --- Attention -----------------------------------------------------------------------------------
 

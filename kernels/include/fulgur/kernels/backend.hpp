@@ -32,6 +32,7 @@
 #include "common/base/dtype.hpp"
 #include "common/base/model_shape.hpp"
 #include "common/base/status.hpp"
+#include "kernels/include/fulgur/kernels/draw.hpp"
 
 namespace fulgur::kernels {
 
@@ -272,6 +273,12 @@ class Backend {
   virtual void combine(const float* y, std::size_t rows, std::size_t hidden, std::uint32_t k,
                        const float* weights, std::span<const std::byte* const> outputs, Dtype dtype,
                        float alpha, float beta, float* out) = 0;
+
+  virtual DrawSupport draw_support() const { return DrawSupport::none; }
+  /// The next tokens of rows of logits [*, vocab] in this backend's memory, to host memory: out [rows].
+  /// No token of `banned` is chosen. A row's result depends on its logits and its Draw alone.
+  virtual void draw(const float* logits, std::size_t vocab, std::span<const Draw> rows,
+                    std::span<const std::uint32_t> banned, Drawn* out);
 };
 
 /// An array of T in a backend's memory that grows and never shrinks; contents are not kept across

@@ -1,5 +1,7 @@
-// A layer's attention made of the backend's single operations: what lightning_block() and
-// softmax_block() mean, and how every backend that does not fuse them computes them.
+// What a backend inherits. A layer's attention made of the backend's single operations: what
+// lightning_block() and softmax_block() mean, and how every backend that does not fuse them computes
+// them.
+#include "common/base/assert.hpp"
 #include "kernels/include/fulgur/kernels/backend.hpp"
 
 namespace fulgur::kernels {
@@ -14,6 +16,11 @@ void finish_block(Backend& backend, const AttentionFrame& frame, std::size_t row
 }
 
 }  // namespace
+
+void Backend::draw(const float*, std::size_t, std::span<const Draw>, std::span<const std::uint32_t>,
+                   Drawn*) {
+  FULGUR_ASSERT(false, "this backend draws no tokens");
+}
 
 void Backend::lightning_block(const AttentionFrame& frame, const LightningShape& shape,
                               const LightningWeights& weights, std::size_t rows,
