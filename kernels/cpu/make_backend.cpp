@@ -27,7 +27,8 @@ std::vector<Isa> known_isas() {
           {"avx2", avx2, cpu::avx2_kernels}};
 }
 
-/// Operations a second of a probe: the best of some short rounds, for another thread may disturb one.
+/// Operations a second of a probe: the best of some short rounds, for another thread may disturb
+/// one.
 double rate(double (*probe)(std::size_t, float*)) {
   constexpr std::size_t kSteps = 2'000;  // of 16 vector operations: some 10 us
   constexpr int kRounds = 20;
@@ -37,8 +38,8 @@ double rate(double (*probe)(std::size_t, float*)) {
     float sink = 1e-20F;
     const Nanoseconds start = clock.now();
     const double operations = probe(kSteps, &sink);
-    best = std::max(best, operations / static_cast<double>(std::max<Nanoseconds>(
-                                           clock.now() - start, 1)));
+    best = std::max(
+        best, operations / static_cast<double>(std::max<Nanoseconds>(clock.now() - start, 1)));
   }
   return best;
 }
@@ -48,7 +49,8 @@ double rate(double (*probe)(std::size_t, float*)) {
 /// and its bits are the same.
 const cpu::KernelTable* choose_kernels() {
   const auto isas = known_isas();
-  const auto first = std::find_if(isas.begin(), isas.end(), [](auto& isa) { return isa.available; });
+  const auto first =
+      std::find_if(isas.begin(), isas.end(), [](auto& isa) { return isa.available; });
   if (first == isas.end()) return nullptr;
   const cpu::KernelTable& table = first->table();
   if (table.product_bf16 == nullptr) return &table;
@@ -86,8 +88,7 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options) {
     }
     kernels = &named->table();
   }
-  return Result<std::unique_ptr<Backend>>(
-      std::make_unique<cpu::CpuBackend>(*kernels, options));
+  return Result<std::unique_ptr<Backend>>(std::make_unique<cpu::CpuBackend>(*kernels, options));
 }
 
 }  // namespace fulgur::kernels

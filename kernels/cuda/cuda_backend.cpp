@@ -265,8 +265,9 @@ void CudaBackend::draw(const float* logits, std::size_t vocab, std::span<const D
   lists.send();
   auto* parts = work_.take<portable::DrawPart>(rows.size() * portable::draw_parts(vocab));
   auto* drawn = work_.take<Drawn>(rows.size());
-  check(portable::draw(logits, vocab, device_rows, rows.size(), device_mask, parts, drawn, stream()),
-        "draw");
+  check(
+      portable::draw(logits, vocab, device_rows, rows.size(), device_mask, parts, drawn, stream()),
+      "draw");
   work_.copy_out(out, drawn, rows.size() * sizeof(Drawn));
 }
 

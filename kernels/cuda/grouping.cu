@@ -84,8 +84,8 @@ __device__ uint4 load8(const float* x) {
 }
 __device__ uint4 load8(const __nv_bfloat16* x) { return *reinterpret_cast<const uint4*>(x); }
 
-/// Block (x, y): 8 rows, and of their groups of 64 columns every 4th from 4 y on in steps of all y; a
-/// thread copies 8 columns at a time. source null: the same row.
+/// Block (x, y): 8 rows, and of their groups of 64 columns every 4th from 4 y on in steps of all y;
+/// a thread copies 8 columns at a time. source null: the same row.
 template <typename T>
 __global__ void tile_kernel(const T* x, int rows, int dim, const int* source, int capacity,
                             std::byte* tiled) {

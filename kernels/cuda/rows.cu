@@ -166,13 +166,14 @@ __device__ void choose(float logit, int experts, int k, std::uint16_t* chosen, f
   }
 }
 
-/// A block works on kRows rows, a warp on every 8th expert: kPerWarp of them at once, so that a
-/// load of a row serves several products. The sum of a (row, expert) has the same order in every
+/// A block works on kRows rows, a warp on every kWarps-th expert: kPerWarp of them at once, so that
+/// a load of a row serves several products. The sum of a (row, expert) has the same order in every
 /// shape.
-template <int kRows>
-__global__ void route_kernel(const float* y, int rows, int dim, const float* router, int experts,
-                             int k, std::uint16_t* chosen, float* weights) {
-  constexpr int kPerWarp = kMaxExperts / (kThreads / 32);
+template <int kRows, int kWarps>
+__global__ __launch_bounds__(32 * kWarps) void route_kernel(const float* y, int rows, int dim,
+                                                            const float* router, int experts, int k,
+                                                            std::uint16_t* chosen, float* weights) {
+  constexpr int kPerWarp = kMaxExperts / kWarps;
   __shared__ float logits[kRows][kMaxExperts];
   const int first = static_cast<int>(blockIdx.x) * kRows;
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -184,7 +185,7 @@ __global__ void route_kernel(const float* y, int rows, int dim, const float* rou
     float4 w[kPerWarp];
 #pragma unroll
     for (int e = 0; e < kPerWarp; ++e) {
-      const int expert = min(warp + e * (kThreads / 32), experts - 1);
+      const int expert = min(warp + e * kWarps, experts - 1);
       w[e] =
           *reinterpret_cast<const float4*>(router + static_cast<std::size_t>(expert) * dim + col);
     }
@@ -208,11 +209,11 @@ __global__ void route_kernel(const float* y, int rows, int dim, const float* rou
       for (int step = 16; step > 0; step /= 2) {
         sum[e][r] += __shfl_xor_sync(0xffffffffU, sum[e][r], step);
       }
-      if (lane == 0) logits[r][warp + e * (kThreads / 32)] = sum[e][r];
+      if (lane == 0) logits[r][warp + e * kWarps] = sum[e][r];
     }
   }
   __syncthreads();
-  for (int r = warp; r < kRows && first + r < rows; r += kThreads / 32) {
+  for (int r = warp; r < kRows && first + r < rows; r += kWarps) {
     const std::size_t at = static_cast<std::size_t>(first + r) * k;
     choose(lane < experts ? logits[r][lane] : 0.0F, experts, k, chosen + at, weights + at);
   }
@@ -266,12 +267,12 @@ cudaError_t route(const float* y, int rows, int dim, const float* router, int ex
                   std::uint16_t* chosen, float* weights, cudaStream_t stream) {
   if (experts > kMaxExperts || k > 8 || k > experts || dim % 4 != 0) return cudaErrorInvalidValue;
   if (rows == 0) return cudaSuccess;
-  if (rows <= 256) {
-    route_kernel<1>
-        <<<rows, kThreads, 0, stream>>>(y, rows, dim, router, experts, k, chosen, weights);
+  if (rows <= 256) {  // a warp an expert: loads are waited for, not bandwidth
+    route_kernel<1, kMaxExperts>
+        <<<rows, 32 * kMaxExperts, 0, stream>>>(y, rows, dim, router, experts, k, chosen, weights);
   } else {
-    route_kernel<8><<<(rows + 7) / 8, kThreads, 0, stream>>>(y, rows, dim, router, experts, k,
-                                                             chosen, weights);
+    route_kernel<8, 8>
+        <<<(rows + 7) / 8, 256, 0, stream>>>(y, rows, dim, router, experts, k, chosen, weights);
   }
   return cudaGetLastError();
 }

@@ -168,9 +168,9 @@ void Sm90Backend::softmax_rows(const SoftmaxShape& shape, const float* frequenci
   check(rotary_cache(qkv, to_int(count), heads, kv_heads, to_int(shape.rotary_dim), frequencies,
                      sequence, position, table, rows.stride, pages, q, stream()),
         "softmax: rotate");
-  check(softmax_prefill({q, pages, table, rows.stride, tiles, to_int(rows.tiles.size()), heads,
-                         kv_heads, out},
-                        stream()),
+  check(softmax_prefill(
+            {q, pages, table, rows.stride, tiles, to_int(rows.tiles.size()), heads, kv_heads, out},
+            stream()),
         "softmax prefill");
   SoftmaxDecode call{};
   call.pages = pages;

@@ -89,8 +89,8 @@ class Sm90Backend final : public CudaBackend {
   }
   /// x of the frame, also to `x` when that is wanted.
   Tiled normed_input(const AttentionFrame& frame, std::size_t rows, const float* h, float* x);
-  void finish_block(const AttentionFrame& frame, std::size_t rows, const float* x,
-                    const float* out, float* h, float* y);
+  void finish_block(const AttentionFrame& frame, std::size_t rows, const float* x, const float* out,
+                    float* h, float* y);
   /// qkv after SiLU and out: bf16 rows.
   void lightning_rows(const LightningShape& shape, const float* powers, const void* active,
                       std::span<const LightningSegment> segments, void* out);

@@ -1,8 +1,8 @@
 // What a backend inherits. A layer's attention made of the backend's single operations: what
-// lightning_block() and softmax_block() mean, and how every backend that does not fuse them computes
-// them.
-#include "common/base/assert.hpp"
+// lightning_block() and softmax_block() mean, and how every backend that does not fuse them
+// computes them.
 #include "kernels/include/fulgur/kernels/backend.hpp"
+#include "common/base/assert.hpp"
 
 namespace fulgur::kernels {
 namespace {

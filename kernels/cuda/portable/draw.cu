@@ -54,8 +54,8 @@ __global__ void draw_peaks_kernel(const float* logits, std::size_t vocab, const 
     tokens[thread] = static_cast<std::uint32_t>(vocab);
     for (std::size_t i = own.begin; i < own.end; ++i) {
       raw[thread] = raw[thread] < row[i] ? row[i] : raw[thread];
-      const bool better = beats(row[i], static_cast<std::uint32_t>(i), values[thread],
-                                tokens[thread]);
+      const bool better =
+          beats(row[i], static_cast<std::uint32_t>(i), values[thread], tokens[thread]);
       if (!better || is_banned(banned, i)) continue;
       values[thread] = row[i];
       tokens[thread] = static_cast<std::uint32_t>(i);
@@ -141,8 +141,8 @@ __global__ void draw_sums_kernel(const float* logits, std::size_t vocab, const D
   });
 }
 
-/// Walks `count` sums ascending until `left` is used up: the place, and what is left there. Rounding
-/// may leave a rest behind all of them: then the last place that holds anything.
+/// Walks `count` sums ascending until `left` is used up: the place, and what is left there.
+/// Rounding may leave a rest behind all of them: then the last place that holds anything.
 template <class Sum>
 FULGUR_DEVICE std::size_t walk(std::size_t count, double& left, const Sum& sum) {
   std::size_t last = 0;
@@ -162,8 +162,7 @@ FULGUR_DEVICE std::size_t walk(std::size_t count, double& left, const Sum& sum) 
 
 /// Block: one row. The part, the thread and the column where the draw falls.
 __global__ void draw_choose_kernel(const float* logits, std::size_t vocab, const DrawRow* rows,
-                                   const std::uint32_t* banned, const DrawPart* parts,
-                                   Drawn* out) {
+                                   const std::uint32_t* banned, const DrawPart* parts, Drawn* out) {
   __shared__ DrawPart shared_parts[kDrawPartsMax];
   __shared__ double sums[kThreads];
   __shared__ double left[1];
@@ -206,8 +205,8 @@ __global__ void draw_choose_kernel(const float* logits, std::size_t vocab, const
     if (draw.scale > 0) {
       const std::size_t where = walk(kThreads, left[0], [&](std::size_t t) { return sums[t]; });
       const Columns own = columns_of(chosen[0], static_cast<unsigned>(where), vocab);
-      token = own.begin +
-              walk(own.end - own.begin, left[0], [&](std::size_t i) { return weight(own.begin + i); });
+      token = own.begin + walk(own.end - own.begin, left[0],
+                               [&](std::size_t i) { return weight(own.begin + i); });
     }
     const double log_total = log(raw_total[0]) + static_cast<double>(peaks[0].raw_highest);
     out[blockIdx.x] = {static_cast<std::uint32_t>(token),

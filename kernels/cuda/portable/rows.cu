@@ -295,8 +295,7 @@ cudaError_t argmax(const float* x, std::size_t rows, std::size_t cols, ArgmaxPar
                    std::uint32_t* ids, cudaStream_t stream) {
   const std::size_t parts = argmax_parts(cols);
   const dim3 grid(static_cast<unsigned>(parts), static_cast<unsigned>(rows));
-  if (const cudaError_t error =
-          start(argmax_part_kernel, grid, kThreads, stream, x, cols, partial);
+  if (const cudaError_t error = start(argmax_part_kernel, grid, kThreads, stream, x, cols, partial);
       error != cudaSuccess) {
     return error;
   }

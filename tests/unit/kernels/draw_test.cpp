@@ -1,4 +1,5 @@
-// The next token of rows of logits, chosen where they are: Backend::draw() against float64 on the host.
+// The next token of rows of logits, chosen where they are: Backend::draw() against float64 on the
+// host.
 #include <algorithm>
 #include <numeric>
 
@@ -87,7 +88,8 @@ TEST_P(DrawTest, ADrawFallsWhereItsTokenLies) {
         do token = static_cast<std::uint32_t>(rng_.below(vocab()));
         while (weights[token] < 1e-9 * total);
         const double before = std::accumulate(weights.begin(), weights.begin() + token, 0.0);
-        rows.push_back({static_cast<std::uint32_t>(r), scale, (before + weights[token] / 2) / total});
+        rows.push_back(
+            {static_cast<std::uint32_t>(r), scale, (before + weights[token] / 2) / total});
         wanted.push_back(token);
       }
       const auto drawn = draw(rows, banned);
@@ -102,8 +104,8 @@ TEST_P(DrawTest, ADrawFallsWhereItsTokenLies) {
 TEST_P(DrawTest, ARowAloneAndInCompany) {
   std::vector<Draw> rows;
   for (std::size_t r = 0; r < kRows; ++r) {
-    rows.push_back({static_cast<std::uint32_t>(kRows - 1 - r), r % 2 == 0 ? 1.0F : 0.0F,
-                    rng_.uniform()});
+    rows.push_back(
+        {static_cast<std::uint32_t>(kRows - 1 - r), r % 2 == 0 ? 1.0F : 0.0F, rng_.uniform()});
   }
   const auto all = draw(rows, {0});
   for (std::size_t i = 0; i < rows.size(); ++i) {

@@ -282,8 +282,8 @@ TEST_F(Sm90Test, LightningWholeAndInPieces) {
     fast_->lightning(shape, qkv.data() + at * 3 * width, {&piece, 1}, cut.data() + at * width);
   });
   EXPECT_TRUE(same_bits(cut, all));
-  // A slot also holds rows of blocks gone by, which nothing reads: that the states are equal shows in
-  // what follows from them, beyond the end of the block.
+  // A slot also holds rows of blocks gone by, which nothing reads: that the states are equal shows
+  // in what follows from them, beyond the end of the block.
   constexpr std::uint32_t kMore = 120;
   std::vector<float> next(kMore * width, kPoison), other_next(next);
   const LightningSegment after_whole{0, kMore, kRows, fast_slot.get()};
@@ -333,8 +333,8 @@ BlockWeights packed(Backend& backend, const HostWeight& qkv, const HostWeight& g
   return {backend.pack({&parts[0], 1}), backend.pack({&parts[1], 1}), backend.pack({&parts[2], 1})};
 }
 
-/// A whole block is close to the definition's, and a row's bits are its own: the sequence at once, in
-/// pieces, and behind another one.
+/// A whole block is close to the definition's, and a row's bits are its own: the sequence at once,
+/// in pieces, and behind another one.
 class Sm90BlockTest : public Sm90Test, public ::testing::WithParamInterface<bool> {
  protected:
   static constexpr std::uint32_t kRows = 150;
@@ -387,8 +387,8 @@ TEST_P(Sm90BlockTest, Lightning) {
   std::vector<float> both = other;
   both.insert(both.end(), h.begin(), h.end());
   const auto joint = run(*fast_, fast, {{0, kRows, 0, c.get()}, {kRows, kRows, 0, d.get()}}, both);
-  EXPECT_TRUE(same_bits({joint.end() - static_cast<std::ptrdiff_t>(whole.size()), joint.end()},
-                        whole));
+  EXPECT_TRUE(
+      same_bits({joint.end() - static_cast<std::ptrdiff_t>(whole.size()), joint.end()}, whole));
 }
 
 TEST_P(Sm90BlockTest, Softmax) {
@@ -407,8 +407,8 @@ TEST_P(Sm90BlockTest, Softmax) {
     std::vector<float> y(x.size(), kPoison);
     const SoftmaxSegment segment{0, static_cast<std::uint32_t>(x.size() / hidden), at,
                                  pages.data()};
-    backend.softmax_block(frame(), shape, {*weights.qkv, *weights.out}, segment.rows,
-                          {&segment, 1}, pool.get(), scratch_, x.data(), y.data());
+    backend.softmax_block(frame(), shape, {*weights.qkv, *weights.out}, segment.rows, {&segment, 1},
+                          pool.get(), scratch_, x.data(), y.data());
     return y;
   };
   const auto pool_of = [&](Backend& backend) {
