@@ -103,10 +103,21 @@ Mesh::~Mesh() {
 }
 
 Status Mesh::start() {
-  std::vector<std::string> arguments = {
-      "up", "--quiet", "--no-demo", "--model", tiny_model(), "--port", std::to_string(port_),
-      "--experts", std::to_string(flags_.experts), "--attention", std::to_string(flags_.attention),
-      "--transport", flags_.transport, "--activations", flags_.activations};
+  std::vector<std::string> arguments = {"up",
+                                        "--quiet",
+                                        "--no-demo",
+                                        "--model",
+                                        tiny_model(),
+                                        "--port",
+                                        std::to_string(port_),
+                                        "--experts",
+                                        std::to_string(flags_.experts),
+                                        "--attention",
+                                        std::to_string(flags_.attention),
+                                        "--transport",
+                                        flags_.transport,
+                                        "--activations",
+                                        flags_.activations};
   arguments.insert(arguments.end(), flags_.more.begin(), flags_.more.end());
   if (flags_.curve) arguments.emplace_back("--curve");
   FULGUR_ASSIGN_OR_RETURN(pid_, cli::spawn(program("fulgur"), arguments, log_));
@@ -177,8 +188,12 @@ bool Mesh::is_whole() const {
   if (!mesh.is_object() || !mesh.value("ready", false) || mesh["phase"] != "idle") return false;
   if (mesh["replicas"] != std::min(flags_.experts, 2U)) return false;
   std::uint32_t present = 0;
-  for (const json& service : mesh["services"])
-    present += service["state"] == "alive" && service["pid"] == pid_of(service["name"]);
+  // A process that is gone stands in both records until its parent and the orchestrator have
+  // noticed.
+  for (const json& service : mesh["services"]) {
+    const pid_t pid = pid_of(service["name"]);
+    present += service["state"] == "alive" && service["pid"] == pid && kill(pid, 0) == 0;
+  }
   if (present != service_count()) return false;
   cli::HttpClient api(url());
   const auto readiness = api.get("/readyz", 5 * kSecond);
