@@ -173,7 +173,7 @@ CLI::App* add_plan(CLI::App& app, PlanOptions& plan) {
   cmd->add_option("--output", plan.output, "generated tokens of a request, with --prompt")
       ->check(CLI::Range(1.0, 1e9))
       ->capture_default_str();
-  cmd->add_option("--weights", plan.weights, "of experts; fp8 is hypothetical: not built")
+  cmd->add_option("--weights", plan.weights, "of experts")
       ->check(CLI::IsMember({"bf16", "fp8"}))
       ->capture_default_str();
   cmd->add_option("--spare", plan.spare, "replicas beyond one of each expert, as a part of all")

@@ -26,13 +26,13 @@ Profile h100() {
   Profile p;
   p.name = "h100";
   p.title = "NVIDIA H100 80GB HBM3";
-  p.status = "kernels and links of one host measured; engine, prefill attention and network not";
+  p.status = "kernels, links of one host and slices of the model measured; network not";
   p.sources = {
       "kernels: docs/performance.md, one H100, medians around CUDA-graph replays",
       "link of one host: NCCL send/recv round trips of two H100 over NVLink, synchronised",
       "link between hosts: 40 GB/s a NIC as DeepEP V1 publishes it, latency of the host's link: "
       "not measured by us",
-      "softmax prefill: torch SDPA flash; ours is not built"};
+      "softmax prefill: torch SDPA flash; ours reaches 221 TFLOP/s of its 324"};
   p.memory_gb = 80;
   // Residual + norm of 8192 tokens: 14 x 6144 bytes a token in 0.247 ms.
   p.stream_gb_s = 2850;

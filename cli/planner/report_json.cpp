@@ -62,7 +62,7 @@ Json request_json(const Request& request) {
   out["tpot_ms"] = request.tpot_ms;
   out["prompt"] = request.prompt;
   out["output"] = request.output;
-  out["weights"] = request.fp8_experts ? "fp8 (hypothetical)" : "bf16";
+  out["weights"] = request.fp8_experts ? "fp8" : "bf16";
   out["attention_weight_bytes"] = attention_bytes(request.model.config);
   out["expert_weight_bytes"] = expert_bytes(request);
   out["sequence"] = {

@@ -31,7 +31,7 @@ struct Request {
   /// proportion. 0 prompt: decode alone, prompts come from elsewhere.
   double prompt = 0;
   double output = 1;
-  bool fp8_experts = false;  ///< hypothetical: Fulgur has no fp8 kernels
+  bool fp8_experts = false;  ///< half the bytes at the same rate
   double spare = 0.25;       ///< replicas more than one of each expert, as a part of all experts
   double headroom = 0.1;     ///< part of a device's memory left to workspace and fragmentation
 
