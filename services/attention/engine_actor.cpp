@@ -180,8 +180,10 @@ void EngineActor::on_chunk(const actor::Received<wire::SnapshotChunk>& received)
 }
 
 void EngineActor::on_ack(const wire::Ack& ack) {
-  if (!orchestrator_.accept_generation(ack.orchestrator_generation)) return;
+  const bool newest = orchestrator_.accept_generation(ack.orchestrator_generation);
+  // An older orchestrator too: that there has been a newer one it learns from a registration alone.
   if (ack.code == Code::not_found) return orchestrator_.register_here();
+  if (!newest) return;
   if (ack.code != Code::ok && evacuation_) {
     log::warn("leaving although the orchestrator is against it why=\"{}\"", ack.message);
   } else if (ack.code != Code::ok) {

@@ -141,7 +141,11 @@ void ExpertNodeActor::on_retire(const wire::Retire& retire) {
 }
 
 void ExpertNodeActor::on_ack(const wire::Ack& ack) {
-  if (!orchestrator_.accept_generation(ack.orchestrator_generation)) return;
+  // An older orchestrator too: that there has been a newer one it learns from a registration alone.
+  if (!orchestrator_.accept_generation(ack.orchestrator_generation) &&
+      ack.code != Code::not_found) {
+    return;
+  }
   if (ack.code == Code::not_found) {
     orchestrator_.register_here();
     if (asked_to_leave_) orchestrator_.say(wire::Drain{context_.name, orchestrator_.generation()});

@@ -27,6 +27,15 @@ TEST(Simulation, ReadingTheTraceDoesNotChangeIt) {
   EXPECT_GT(lines, 100U);
 }
 
+/// A worker that had obeyed a newer orchestrator ignored the older one that asked it to register, which
+/// so never learnt that it was superseded.
+TEST(Simulation, SeedsThatOnceFailed) {
+  for (const std::uint64_t seed : {102461U}) {
+    const Report report = simulate(seed);
+    EXPECT_EQ(report.failures, std::vector<std::string>{}) << "seed " << seed;
+  }
+}
+
 TEST(SimModel, TheYardstickIsNotTrivial) {
   const auto& requests = SimModel::instance().requests();
   std::size_t stopped = 0;
