@@ -30,7 +30,7 @@ TEST(Simulation, ReadingTheTraceDoesNotChangeIt) {
 /// A worker that had obeyed a newer orchestrator ignored the older one that asked it to register, which
 /// so never learnt that it was superseded.
 TEST(Simulation, SeedsThatOnceFailed) {
-  for (const std::uint64_t seed : {102461U}) {
+  for (const std::uint64_t seed : {102461U, 108342U, 108760U}) {
     const Report report = simulate(seed);
     EXPECT_EQ(report.failures, std::vector<std::string>{}) << "seed " << seed;
   }
