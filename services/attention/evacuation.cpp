@@ -261,7 +261,7 @@ void Evacuation::drop_at_target(std::uint64_t id, const Transfer& transfer) {
   static_cast<void>(hooks_.send(transfer.link, wire::SnapshotDrop{id}).is_ok());
 }
 
-void Evacuation::finish(Transfers::iterator transfer, const std::string& moved_to,
+void Evacuation::finish(Transfers::iterator transfer, std::string moved_to,
                         std::uint64_t snapshot) {
   if (moved_to.empty()) ++stats_.handed_total;
   const SequenceId sequence = transfer->second.sequence;

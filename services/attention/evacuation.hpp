@@ -107,7 +107,8 @@ class Evacuation {
   void try_another(Transfer& transfer);
   void drop_at_target(std::uint64_t id, const Transfer& transfer);
   std::map<std::string, Target>::iterator choose(const std::set<std::string>& tried);
-  void finish(Transfers::iterator transfer, const std::string& moved_to, std::uint64_t snapshot);
+  /// moved_to by value: it may be the transfer's own, which ends here.
+  void finish(Transfers::iterator transfer, std::string moved_to, std::uint64_t snapshot);
 
   const EvacuationOptions options_;
   Scheduler& scheduler_;
