@@ -145,6 +145,23 @@ int fg_softmax_decode(const void* q, const void* pages, const void* table, int t
   return cuda::softmax_decode(call, stream_of(stream));
 }
 
+/// tiles [count, 4] int32 on the device: SoftmaxTile.
+int fg_softmax_prefill(const void* q, const void* pages, const void* table, int table_stride,
+                       const void* tiles, int count, int heads, int kv_heads, void* out,
+                       void* stream) {
+  cuda::SoftmaxPrefill call{};
+  call.q = q;
+  call.pages = pages;
+  call.page_table = static_cast<const int*>(table);
+  call.table_stride = table_stride;
+  call.tiles = static_cast<const cuda::SoftmaxTile*>(tiles);
+  call.count = count;
+  call.heads = heads;
+  call.kv_heads = kv_heads;
+  call.out = out;
+  return cuda::softmax_prefill(call, stream_of(stream));
+}
+
 int fg_rotary_cache(const void* qkv, int rows, int heads, int kv_heads, int rotary_dim,
                     const void* frequencies, const void* sequence, const void* position,
                     const void* table, int table_stride, void* pages, void* q_out, void* stream) {

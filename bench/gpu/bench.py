@@ -80,7 +80,9 @@ def main():
             stage("lightning decode, timed", cases.lightning_decode_cases, lib, rows)
     if "softmax" in only:
         stage("softmax", checks.check_softmax, lib, report)
+        stage("softmax prefill", checks.check_softmax_prefill, lib, report)
         if timed:
+            stage("softmax prefill, timed", cases.softmax_prefill_cases, lib, rows)
             stage("softmax, timed", cases.softmax_cases, lib, rows)
     if "experts" in only:
         weights = checks.expert_weights(32, 6144, 9216)

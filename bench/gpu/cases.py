@@ -199,6 +199,31 @@ def softmax_cases(lib, rows):
         del plain
 
 
+def softmax_prefill_cases(lib, rows):
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    for length in (2048, 8192, 32768):
+        table, stride, pages, _ = checks.softmax_setup(lib, [length])
+        q = torch.randn(length, 64, 128, **BF16)
+        out = torch.empty(length, 64, 128, **BF16)
+        tiles = checks.softmax_tiles([(0, length, 0, 0)])
+        run = lambda: lib.call("fg_softmax_prefill", q, pages, table, stride, tiles, tiles.shape[0],
+                               64, 8, out)
+        moved = length * (4096 + 64 * 512)
+        flops = length * (length + 1) // 2 * 64 * 128 * 4
+        shape = f"1x{length}"
+        rows.append(("softmax prefill", shape, "fulgur", time_graph_ms([run], 10), moved, flops))
+        plain = [torch.randn(1, heads, length, 128, **BF16) for heads in (64, 8, 8)]
+        for name, backend in (("torch SDPA cuDNN", SDPBackend.CUDNN_ATTENTION),
+                              ("torch SDPA flash", SDPBackend.FLASH_ATTENTION)):
+            def run_peer(backend=backend):
+                with sdpa_kernel(backend):
+                    return F.scaled_dot_product_attention(*plain, is_causal=True, enable_gqa=True)
+
+            ms = peer(name, lambda: time_graph_ms([run_peer], 10))
+            if ms:
+                rows.append(("softmax prefill", shape, name, ms, moved, flops))
+
+
 def dense_cases(lib, rows):
     cols, features = 6144, 24576  # the lightning layer's q, k, v projection
     weight = torch.randn(features, cols, **BF16).mul_(cols ** -0.5)

@@ -410,11 +410,18 @@ def softmax_setup(lib, lengths, heads=64, kv_heads=8):
 
 
 def unswizzle(pages):
-    """[..., 64 tokens, 128] swizzled rows -> plain."""
+    """[..., 64 tokens, 128] as page_chunk_byte() lays them out -> plain."""
     j = torch.arange(64, device="cuda")[:, None]
-    c = torch.arange(16, device="cuda")[None]
-    chunks = pages.view(*pages.shape[:-1], 16, 8)
-    return chunks[..., j, c ^ (j & 7), :].reshape(pages.shape)
+    c = torch.arange(8, device="cuda")[None]
+    halves = pages.view(*pages.shape[:-2], 2, 64, 8, 8)
+    plain = halves[..., j, c ^ (j & 7), :]  # [..., half, token, chunk, 8]
+    return plain.transpose(-4, -3).reshape(pages.shape)
+
+
+def hide_tail(pages, page, length):
+    """NaN for what a sequence's last page holds beyond its end: it must not matter."""
+    if length % 64:
+        pages[page].view(*pages.shape[1:-2], 2, 64, 64)[..., length % 64:, :] = NAN
 
 
 def run_softmax(lib, q, pages, table, stride, lengths, lengths_max, heads=64, kv_heads=8):
@@ -432,8 +439,7 @@ def check_softmax(lib, report):
     table, stride, pages, q = softmax_setup(lib, lengths)
     for s, length in enumerate(lengths):  # garbage beyond the end must not matter
         page = table[s, (length - 1) // 64].item()
-        if length % 64:
-            pages[page, :, :, length % 64:] = NAN
+        hide_tail(pages, page, length)
     device_lengths = torch.tensor(lengths, dtype=torch.int32, device="cuda")
     out = run_softmax(lib, q, pages, table, stride, device_lengths, max(lengths))
     plain = unswizzle(pages)
@@ -448,6 +454,49 @@ def check_softmax(lib, report):
     alone = [run_softmax(lib, q[s:s + 1], pages, table[s:s + 1].contiguous(), stride,
                          device_lengths[s:s + 1], n) for s, n in enumerate(lengths)]
     report.same("softmax decode: company of 11 = alone", out, torch.cat(alone))
+
+
+def softmax_tiles(segments):
+    """Tiles of (first row, rows, position, row of the page table), late ones first."""
+    tiles = []
+    for row, rows, position, table in segments:
+        for t in range(0, rows, 16):
+            tiles.append((row + t, min(16, rows - t), position + t, table))
+    return torch.tensor(tiles[::-1], dtype=torch.int32, device="cuda")
+
+
+def run_softmax_prefill(lib, q, pages, table, stride, segments, heads=64, kv_heads=8):
+    out = torch.full((q.shape[0], heads, 128), NAN, **BF16)
+    tiles = softmax_tiles(segments)
+    lib.call("fg_softmax_prefill", q, pages, table, stride, tiles, tiles.shape[0], heads, kv_heads,
+             out)
+    return out
+
+
+def check_softmax_prefill(lib, report):
+    """Chunks of any start and size have the bits of their tokens alone (softmax_decode)."""
+    chunks = [(0, 1), (0, 64), (0, 200), (64, 3), (100, 9), (448, 130), (505, 17), (1000, 24),
+              (4032, 64), (8190, 5)]
+    lengths = [position + rows for position, rows in chunks]
+    table, stride, pages, q = softmax_setup(lib, lengths)
+    for s, length in enumerate(lengths):
+        hide_tail(pages, table[s, (length - 1) // 64].item(), length)
+    rows = sum(count for _, count in chunks)
+    q = torch.randn(rows, 64, 128, **BF16) * 3  # a spread of scores, large ones too
+    segments, tables, each, at = [], [], [], 0
+    for s, (position, count) in enumerate(chunks):
+        segments.append((at, count, position, s))
+        tables += [s] * count
+        each += range(position + 1, position + count + 1)
+        at += count
+    out = run_softmax_prefill(lib, q, pages, table, stride, segments)
+    expected = run_softmax(lib, q, pages, table[torch.tensor(tables)].contiguous(), stride,
+                           torch.tensor(each, dtype=torch.int32, device="cuda"), max(each))
+    report.same("softmax prefill: chunks = tokens alone", out, expected)
+    alone = torch.cat([run_softmax_prefill(lib, q[row:row + n].contiguous(), pages, table, stride,
+                                           [(0, n, position, s)])
+                       for row, n, position, s in segments])
+    report.same("softmax prefill: company of 10 = alone", out, alone)
 
 
 def check_rotary(lib, report):

@@ -152,7 +152,7 @@ cudaError_t lightning_decode(const void* qkv, const LightningRows* segments, int
 /// Rows of one call at most.
 inline constexpr int kSoftmaxDecodeRows = 1024;
 
-/// Pages are [kv_heads][keys, values][64 tokens][128] bf16, rows swizzled by row_chunk_byte().
+/// Pages are [kv_heads][keys, values][64 tokens][128] bf16, rows laid out by page_chunk_byte().
 struct SoftmaxDecode {
   const void* q;          ///< [count, heads, 128] bf16, rotated
   const void* pages;      ///< the layer's pool

@@ -113,10 +113,16 @@ FULGUR_HOST_DEVICE std::size_t state_byte(std::size_t d, std::size_t e) {
   const std::size_t lane = (e % 8) * 4 + (d % 8) / 2;
   return ((e / 16 * 16 + d / 8) * 32 + lane) * 16 + ((e % 16) / 8 * 2 + d % 2) * 4;
 }
-/// 16-byte chunk c (8 dims) of row j of 256-byte rows (keys of a block, q, keys and values of a
-/// page): swizzled so that ldmatrix reads 8 rows without bank conflicts.
+/// 16-byte chunk c (8 dims) of row j of 256-byte rows (q and keys of a block): swizzled so that
+/// ldmatrix reads 8 rows without bank conflicts.
 FULGUR_HOST_DEVICE std::uint32_t row_chunk_byte(std::uint32_t j, std::uint32_t c) {
   return j * 256 + (c ^ (j & 7)) * 16;
+}
+/// 16-byte chunk c (0..15) of token j in the keys or the values of a softmax page: the row's two
+/// halves lie apart, each [64 tokens][128 bytes] in wgmma's 128-byte swizzle, so that prefill can
+/// multiply by a page as it came; ldmatrix of decode meets no bank twice either.
+FULGUR_HOST_DEVICE std::uint32_t page_chunk_byte(std::uint32_t j, std::uint32_t c) {
+  return c / 8 * (kBlock * 128) + j * 128 + ((c ^ j) & 7) * 16;
 }
 /// 16-byte chunk h (0, 1) of token j in a value tile: [64 tokens][16 values of one e / 16].
 FULGUR_HOST_DEVICE std::uint32_t value_chunk_byte(std::uint32_t j, std::uint32_t h) {

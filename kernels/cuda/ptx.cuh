@@ -181,6 +181,13 @@ __device__ __forceinline__ float high_bf16(std::uint32_t pair) {
   return __uint_as_float(pair & 0xffff0000U);
 }
 
+/// 2^x by the hardware's instruction; results below 2^-126 are 0.
+__device__ __forceinline__ float exp2_fast(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+}
+
 /// x / (1 + exp(-x)) by the hardware's exponential; the same instructions wherever it is used.
 __device__ __forceinline__ float silu(float x) { return __fdividef(x, 1.0F + __expf(-x)); }
 __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0F, 1.0F + __expf(-x)); }

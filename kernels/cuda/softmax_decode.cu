@@ -121,6 +121,83 @@ class PieceRing {
   std::uint32_t used_ = 0;
 };
 
+/// One token's 8 query heads, as the upper half of left operands of 16 rows.
+struct Queries {
+  std::uint32_t q[8][2];
+
+  /// Row `row` of [rows, 128] bf16 is this lane's head.
+  __device__ __forceinline__ void load(const void* rows, std::size_t row, int lane) {
+    const auto* query = static_cast<const std::uint32_t*>(rows) + row * (kHeadDim / 2);
+#pragma unroll
+    for (int k = 0; k < 8; ++k) {
+      q[k][0] = query[k * 8 + lane % 4];
+      q[k][1] = query[k * 8 + 4 + lane % 4];
+    }
+  }
+};
+
+/// Running result of a split; a lane holds head lane / 4, dims 8 n + 2 (lane % 4) + {0, 1}.
+struct Running {
+  Seen seen;
+  float out[kHeadDim / 8][2];
+};
+
+/// Scores of a page, -inf from position `valid` on.
+__device__ __forceinline__ void score_page(const Queries& queries, std::uint32_t keys, int valid,
+                                           int lane, float (&score)[8][2]) {
+#pragma unroll
+  for (int n = 0; n < 8; ++n) {
+    float dots[4] = {};
+#pragma unroll
+    for (int k = 0; k < 8; k += 2) {
+      std::uint32_t b[4];
+      load_matrices(b, keys + page_chunk_byte(n * 8 + lane % 8, k * 2 + lane / 8));
+      const std::uint32_t a0[4] = {queries.q[k][0], 0, queries.q[k][1], 0};
+      const std::uint32_t a1[4] = {queries.q[k + 1][0], 0, queries.q[k + 1][1], 0};
+      mma(dots, a0, b[0], b[1]);
+      mma(dots, a1, b[2], b[3]);
+    }
+    const int position = n * 8 + lane % 4 * 2;
+    score[n][0] = score_of(dots[0], position < valid);
+    score[n][1] = score_of(dots[1], position + 1 < valid);
+  }
+}
+
+/// Adds a page to `run`: its weights from the scores, times its values.
+__device__ __forceinline__ void add_page(float (&score)[8][2], std::uint32_t values, int lane,
+                                         Running& run) {
+  const float scale = weigh_page(score, run.seen);
+  std::uint32_t a[4][4];
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    a[j][0] = pack_bf16(score[2 * j][0], score[2 * j][1]);
+    a[j][2] = pack_bf16(score[2 * j + 1][0], score[2 * j + 1][1]);
+    a[j][1] = a[j][3] = 0;
+  }
+#pragma unroll
+  for (int n = 0; n < 16; n += 2) {
+    float sum[2][4];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      sum[i][0] = run.out[n + i][0] * scale;
+      sum[i][1] = run.out[n + i][1] * scale;
+      sum[i][2] = sum[i][3] = 0;
+    }
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      std::uint32_t b[4];
+      load_matrices_transposed(b, values + page_chunk_byte(j * 16 + lane % 16, n + lane / 16));
+      mma(sum[0], a[j], b[0], b[1]);
+      mma(sum[1], a[j], b[2], b[3]);
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      run.out[n + i][0] = sum[i][0];
+      run.out[n + i][1] = sum[i][1];
+    }
+  }
+}
+
 __device__ std::size_t partial_index(const SoftmaxDecode& call, int splits_max, int sequence,
                                      int split, int kv_head) {
   return ((static_cast<std::size_t>(sequence) * splits_max + split) * call.kv_heads + kv_head) *
@@ -133,22 +210,22 @@ __device__ void work_items(const SoftmaxDecode& call, int splits_max, ItemWalk w
   Item item;
   while (walk.next(item)) {
     const int head = item.kv_head * kGroup + lane / 4;
-    Queries<1> q;
-    q.load(0, call.q, static_cast<std::size_t>(item.sequence) * call.heads + head, lane);
-    Running run[1] = {{-INFINITY, 0, {}}};
+    Queries q;
+    q.load(call.q, static_cast<std::size_t>(item.sequence) * call.heads + head, lane);
+    Running run{};
     for (int page = 0; page < item.pages; ++page) {
-      const int valid[1] = {min(item.length - item.split * kSplit - page * kBlock, kBlock)};
-      float score[1][8][2];
+      const int valid = min(item.length - item.split * kSplit - page * kBlock, kBlock);
+      float score[8][2];
       score_page(q, ring.wait(), valid, lane, score);
       __syncwarp();
       ring.issue(lane);
       const std::uint32_t values = ring.wait();
-      if (valid[0] < kBlock) {
-        clear_tail(values, valid[0], lane, 32);
+      if (valid < kBlock) {
+        clear_tail(values, valid, lane, 32);
         __syncwarp();
       }
-      add_page(score, values, valid, lane, run);
-      if (valid[0] < kBlock) async_proxy_fence();
+      add_page(score, values, lane, run);
+      if (valid < kBlock) async_proxy_fence();
       __syncwarp();
       ring.issue(lane);
     }
@@ -157,11 +234,11 @@ __device__ void work_items(const SoftmaxDecode& call, int splits_max, ItemWalk w
 #pragma unroll
     for (int n = 0; n < 16; ++n) {
       *reinterpret_cast<float2*>(to + lane / 4 * kHeadDim + n * 8 + lane % 4 * 2) =
-          make_float2(run[0].out[n][0], run[0].out[n][1]);
+          make_float2(run.out[n][0], run.out[n][1]);
     }
     if (lane % 4 == 0) {
       *reinterpret_cast<float2*>(to + kGroup * kHeadDim + lane / 4 * 2) =
-          make_float2(run[0].max, run[0].sum);
+          make_float2(run.seen.max, run.seen.sum);
     }
   }
 }
@@ -236,10 +313,9 @@ __global__ __launch_bounds__(kMergeThreads) void merge_kernel(
     if (group != 0) continue;
 #pragma unroll 8
     for (int s = 0; s < batch; ++s) {
-      float old_scale, new_scale;
-      merge_scales(max, stats[s].x, old_scale, new_scale);
-      sum = merged(sum, old_scale, stats[s].y, new_scale);
-      out = merged(out, old_scale, values[s][d], new_scale);
+      const Scales scales = merge_scales(max, stats[s].x);
+      sum = merged(sum, stats[s].y, scales);
+      out = merged(out, values[s][d], scales);
     }
   }
   if (group == 0) {
@@ -283,7 +359,7 @@ __global__ void rotary_kernel(const __nv_bfloat16* qkv, int heads, int kv_heads,
       const int which = h < heads + kv_heads ? 0 : 1;
       std::byte* piece =
           pages + ((static_cast<std::size_t>(page) * kv_heads + kv) * 2 + which) * kPiece;
-      *reinterpret_cast<__nv_bfloat16*>(piece + row_chunk_byte(at % kBlock, d / 8) + d % 8 * 2) =
+      *reinterpret_cast<__nv_bfloat16*>(piece + page_chunk_byte(at % kBlock, d / 8) + d % 8 * 2) =
           value;
     }
   }
