@@ -30,7 +30,7 @@ function skip(why) {
 
 function render(path) {
   const result = spawnSync('kubectl', ['kustomize', path], {encoding: 'utf8', maxBuffer: 1 << 26});
-  if (result.error) skip('kubectl is not installed (Debian 13: kubernetes-client)');
+  if (result.error) skip('no kubectl (deploy_kubectl says why)');
   if (
     result.status !== 0 &&
     /invalid Kustomization.*components|unknown field "components"/.test(result.stderr)

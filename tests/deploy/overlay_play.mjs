@@ -61,7 +61,7 @@ function manifests() {
     ].join('\n'),
   );
   const result = spawnSync('kubectl', ['kustomize', path]);
-  if (result.error) skip('kubectl is not installed');
+  if (result.error) skip('no kubectl (deploy_kubectl says why)');
   if (result.status !== 0) skip(`kubectl kustomize: ${result.stderr}`);
   return parseAllDocuments(String(result.stdout)).map((document) => document.toJS());
 }
