@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include "common/telemetry/hot_path.hpp"
+
 namespace fulgur::telemetry {
 
 class Tally {
@@ -17,6 +19,7 @@ class Tally {
       : bounds_(std::move(bounds)), counts_(bounds_.size() + 1) {}
 
   void add(double value) {
+    if (!kHotPath) return;
     const auto bucket = std::lower_bound(bounds_.begin(), bounds_.end(), value) - bounds_.begin();
     ++counts_[static_cast<std::size_t>(bucket)];
     sum_ += value;

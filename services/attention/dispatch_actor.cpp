@@ -1,6 +1,7 @@
 #include "services/attention/dispatch_actor.hpp"
 
 #include "common/base/log.hpp"
+#include "common/telemetry/hot_path.hpp"
 #include "common/wire/codec.hpp"
 
 namespace fulgur::attention {
@@ -20,9 +21,9 @@ caf::behavior DispatchActor::make_behavior() {
   actor::tell_after(self_, kTickPeriod, &self_, Tick{});
   return {
       [this](const RunExperts& message) {
-        const Nanoseconds started = shard_.clock->now();
+        const Nanoseconds started = telemetry::stamp(*shard_.clock);
         dispatch_.run(message.batch, message.layer);
-        shard_.dispatching += shard_.clock->now() - started;
+        shard_.dispatching += telemetry::stamp(*shard_.clock) - started;
       },
       [this](actor::Received<wire::Combine>& received) {
         dispatch_.on_combine(received.link, std::move(received.body));

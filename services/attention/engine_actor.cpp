@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "common/base/log.hpp"
+#include "common/telemetry/hot_path.hpp"
 #include "common/wire/codec.hpp"
 
 namespace fulgur::attention {
@@ -80,9 +81,9 @@ void EngineActor::on_submit(actor::Received<wire::Submit>& received) {
 }
 
 void EngineActor::on_batch_done(const MicroBatchPtr& batch) {
-  const Nanoseconds started = shard_.clock->now();
+  const Nanoseconds started = telemetry::stamp(*shard_.clock);
   Outcome outcome = engine_.complete(batch);
-  shard_.bubble.computed_until = shard_.clock->now();
+  shard_.bubble.computed_until = telemetry::stamp(*shard_.clock);
   shard_.busy.head += shard_.bubble.computed_until - started;
   publish(std::move(outcome));
   evacuate();

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "common/base/log.hpp"
+#include "common/telemetry/hot_path.hpp"
 
 namespace fulgur::attention {
 namespace {
@@ -364,7 +365,9 @@ void ExpertDispatch::on_combine(transport::LinkId link, wire::Combine combine) {
   worker->pace.answered(clock_.now(), units(part.cost), part.alone && worker->outstanding == 1);
   stats_.queue_us_total += combine.queue_us;
   stats_.compute_us_total += combine.compute_us;
-  stats_.round_trip_us_total += static_cast<std::uint64_t>((clock_.now() - part.sent) / kMicrosecond);
+  if (telemetry::kHotPath)
+    stats_.round_trip_us_total +=
+        static_cast<std::uint64_t>((clock_.now() - part.sent) / kMicrosecond);
   end_trace(part, &combine);
   forget(found);
   if (batch->routes_missing == 0) hooks_.done(batch, layer);

@@ -1,5 +1,7 @@
 #include "services/attention/layer_actor.hpp"
 
+#include "common/telemetry/hot_path.hpp"
+
 namespace fulgur::attention {
 
 LayerActor::LayerActor(actor::Self&, Shard* shard, std::uint32_t index)
@@ -21,9 +23,9 @@ void LayerActor::forward(const MicroBatchPtr& batch) {
   if (batch->work == Work::snapshot) layer_.snapshot(*batch);
   if (batch->work == Work::restore) layer_.restore(*batch);
   if (batch->work != Work::forward) return pass_on(batch);
-  const Nanoseconds started = shard_.clock->now();
+  const Nanoseconds started = telemetry::stamp(*shard_.clock);
   layer_.attend(*batch);
-  const Nanoseconds ended = shard_.clock->now();
+  const Nanoseconds ended = telemetry::stamp(*shard_.clock);
   (is_lightning() ? shard_.busy.lightning : shard_.busy.softmax) += ended - started;
   shard_.bubble.computed_until = ended;
   if (batch->trace.step.sampled()) {
@@ -33,7 +35,7 @@ void LayerActor::forward(const MicroBatchPtr& batch) {
 }
 
 void LayerActor::experts_done(const MicroBatchPtr& batch) {
-  const Nanoseconds started = shard_.clock->now();
+  const Nanoseconds started = telemetry::stamp(*shard_.clock);
   if (!batch->failure.is_ok()) {
     end_trace(*batch, started, started);
     actor::tell(shard_.engine_actor, BatchDone{batch});
@@ -42,7 +44,7 @@ void LayerActor::experts_done(const MicroBatchPtr& batch) {
   BubbleTime& bubble = shard_.bubble;
   (is_lightning() ? bubble.lightning : bubble.softmax) += started - bubble.computed_until;
   layer_.combine(*batch, shard_.options.dispatch.dtype);
-  bubble.computed_until = shard_.clock->now();
+  bubble.computed_until = telemetry::stamp(*shard_.clock);
   shard_.busy.combine += bubble.computed_until - started;
   end_trace(*batch, started, bubble.computed_until);
   pass_on(batch);

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "common/base/assert.hpp"
+#include "common/telemetry/hot_path.hpp"
 
 namespace fulgur::expert {
 namespace {
@@ -97,7 +98,7 @@ std::vector<Pending> ExpertLayer::take_batch() {
 
 RunResult ExpertLayer::run() {
   FULGUR_ASSERT(!queue_.empty(), "nothing to run");
-  const Nanoseconds started = clock_.now();
+  const Nanoseconds started = telemetry::stamp(clock_);
   std::vector<Pending> batch = take_batch();
   RunResult result = answer(batch);
   for (std::size_t at = 0; at < batch.size(); ++at) {
@@ -116,7 +117,7 @@ RunResult ExpertLayer::run() {
     hand_over(std::move(batch), std::move(began), result);
     return result;
   }
-  result.compute = clock_.now() - started;
+  result.compute = telemetry::stamp(clock_) - started;
   for (auto& answer : result.answers) {
     answer.combine.compute_us = static_cast<std::uint32_t>(result.compute / kMicrosecond);
   }

@@ -1,6 +1,7 @@
 #include "services/expert/expert_layer_actor.hpp"
 
 #include "common/base/log.hpp"
+#include "common/telemetry/hot_path.hpp"
 #include "common/wire/codec.hpp"
 
 namespace fulgur::expert {
@@ -29,7 +30,7 @@ caf::behavior ExpertLayerActor::make_behavior() {
 void ExpertLayerActor::on_dispatch(actor::Received<wire::Dispatch>& received) {
   const std::uint64_t id = received.body.id;
   auto refused = layer_.push(
-      {received.link, received.trace, context_.clock->now(), std::move(received.body)});
+      {received.link, received.trace, telemetry::stamp(*context_.clock), std::move(received.body)});
   if (refused) {
     send(received.link, received.trace, wire::Nack{id, context_.epoch, load_.layer, *refused});
     return;

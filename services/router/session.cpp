@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "common/base/log.hpp"
+#include "common/telemetry/hot_path.hpp"
 #include "services/router/shard_picker.hpp"
 
 namespace fulgur::router {
@@ -99,6 +100,7 @@ Session::Run* Session::find(std::uint64_t request) {
 }
 
 void Session::measure(Run& run) {
+  if (!telemetry::kHotPath) return;
   const Nanoseconds now = clock_.now();
   metrics_.generated_tokens.Increment();
   if (run.last_token == 0) {

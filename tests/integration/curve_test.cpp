@@ -105,8 +105,8 @@ class TcpMesh {
     const auto answer = client.get("/v1/mesh", 5 * kSecond);
     std::vector<std::string> names;
     if (!answer.is_ok()) return names;
-    for (const json& service : json::parse(answer->body)["services"])
-      names.push_back(service["name"]);
+    const json mesh = json::parse(answer->body);
+    for (const json& service : mesh["services"]) names.push_back(service["name"]);
     return names;
   }
 

@@ -168,6 +168,11 @@ class SupervisorTest : public ReactorTest {
     supervisor_ = reactor_.spawn<Supervisor>(&clock_, options, std::vector{scribe_spec});
     reactor_.run_until_idle();
   }
+  /// A child that lost its last handle here would be started again, into a fixture half gone.
+  void TearDown() override {
+    stop(child_);
+    reactor_.run_until_idle();
+  }
   void fail_child() {
     tell(child_, Fail{});
     reactor_.run_until_idle();
