@@ -122,6 +122,14 @@ __device__ __forceinline__ float2 load_pair(std::uint32_t address) {
 }
 /// A barrier of the 256 threads that multiply (tiles.cuh), not of the producer.
 __device__ __forceinline__ void consumer_sync() { asm volatile("bar.sync 1, 256;" ::: "memory"); }
+__device__ __forceinline__ uint4 load_shared16(std::uint32_t address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
+}
 /// Streaming 16-byte load that does not stay in L1.
 __device__ __forceinline__ float4 load_streaming(const void* from) {
   float4 v;
@@ -145,6 +153,13 @@ __device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&r)[4],
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(address)
+               : "memory");
+}
+/// Stores four 8 x 8 matrices; lane l gives the address of row l % 8 of matrix l / 8.
+__device__ __forceinline__ void store_matrices(std::uint32_t address,
+                                               const std::uint32_t (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
                : "memory");
 }
 __device__ __forceinline__ std::uint32_t transpose_matrix(std::uint32_t fragment) {
