@@ -103,6 +103,8 @@ function policyTest(objects) {
     ['has no flag --curve', (pod) => pod.containers[0].args.push('--curve=1')],
     ['why it ended', (pod) => delete pod.containers[0].terminationMessagePolicy],
     ['nothing sets $(GONE)', (pod) => pod.containers[0].args.push('--name=$(GONE)')],
+    ['a GPU it does not use', (pod) => (pod.containers[0].resources.limits['nvidia.com/gpu'] = '1')],
+    ['a GPU it does not have', (pod) => pod.containers[0].args.push('--backend=cuda')],
     ['have a key for links', (pod) => (pod.containers[0].args = pod.containers[0].args.slice(0, 5))],
   ];
   for (const [what, spoil] of mistakes) {

@@ -48,6 +48,10 @@ function checkContainer(container, config, root) {
   if (securityContext?.readOnlyRootFilesystem !== true) bad.push('root file system is writable');
   if (securityContext?.allowPrivilegeEscalation !== false) bad.push('may escalate privileges');
   if (!securityContext?.capabilities?.drop?.includes('ALL')) bad.push('keeps capabilities');
+  const backend = args.find((text) => text.startsWith('--backend='))?.split('=')[1];
+  const computesOnGpu = backend?.replace(/\$\((\w+)\)/g, (_, name) => config[name]) === 'cuda';
+  if (computesOnGpu !== Boolean(resources?.limits?.['nvidia.com/gpu']))
+    bad.push(computesOnGpu ? 'computes on a GPU it does not have' : 'has a GPU it does not use');
   const known = new Set([...env.map((variable) => variable.name), ...Object.keys(config)]);
   const flags = flagsOf(root, args[0]);
   for (const argument of args.slice(1)) {
