@@ -22,10 +22,6 @@ bool is_plain(const wire::SamplingParams& params) {
           (params.top_k == 0 && params.top_p >= 1.0F && params.min_p <= 0.0F));
 }
 
-bool is_greedy(const wire::SamplingParams& params) {
-  return params.temperature <= 0.0F || params.top_k == 1;
-}
-
 }  // namespace
 
 Engine::Engine(SchedulerOptions options, ParkedLimits parked, PrefixCacheLimits cache,
