@@ -1,6 +1,7 @@
 // C entry points over kernels/cuda for bench.py (ctypes): plain pointers and ints, torch's stream.
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/layout.hpp"
+#include "kernels/cuda/portable/portable.hpp"
 
 namespace cuda = fulgur::kernels::cuda;
 
@@ -195,6 +196,37 @@ int fg_route(const void* y, int rows, int dim, const void* router, int experts, 
   return cuda::route(static_cast<const float*>(y), rows, dim, static_cast<const float*>(router),
                      experts, k, static_cast<std::uint16_t*>(chosen), static_cast<float*>(weights),
                      stream_of(stream));
+}
+
+std::int64_t fg_draw_parts_bytes(int vocab) {
+  return static_cast<std::int64_t>(cuda::portable::draw_parts(static_cast<std::size_t>(vocab)) *
+                                   sizeof(cuda::portable::DrawPart));
+}
+
+/// rows [count] portable::DrawRow; banned [ceil(vocab / 32)]; out [count] token and log-probability.
+int fg_draw(const void* logits, int vocab, const void* rows, int count, const void* banned,
+            void* parts, void* out, void* stream) {
+  return cuda::portable::draw(static_cast<const float*>(logits), static_cast<std::size_t>(vocab),
+                              static_cast<const cuda::portable::DrawRow*>(rows),
+                              static_cast<std::size_t>(count),
+                              static_cast<const std::uint32_t*>(banned),
+                              static_cast<cuda::portable::DrawPart*>(parts),
+                              static_cast<fulgur::kernels::Drawn*>(out), stream_of(stream));
+}
+
+std::int64_t fg_rank_groups_bytes(int vocab) {
+  return static_cast<std::int64_t>(cuda::portable::draw_parts(static_cast<std::size_t>(vocab)) *
+                                   fulgur::kernels::kRanks * sizeof(std::uint64_t));
+}
+
+/// rows [count] uint32; out [count, kRanks] logit and token.
+int fg_rank(const void* logits, int vocab, const void* rows, int count, void* groups, void* out,
+            void* stream) {
+  return cuda::portable::rank(
+      static_cast<const float*>(logits), static_cast<std::size_t>(vocab),
+      static_cast<const std::uint32_t*>(rows), static_cast<std::size_t>(count),
+      static_cast<std::uint64_t*>(groups), static_cast<fulgur::kernels::RankedToken*>(out),
+      stream_of(stream));
 }
 
 }  // extern "C"

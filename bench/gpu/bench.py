@@ -35,7 +35,7 @@ def print_table(rows, bandwidth, rate):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--library", required=True)
-    parser.add_argument("--only", default="rows,dense,lightning,softmax,experts,fp8")
+    parser.add_argument("--only", default="rows,dense,draw,lightning,softmax,experts,fp8")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--json")
     parser.add_argument("--no-time", action="store_true")
@@ -73,6 +73,10 @@ def main():
         stage("dense", checks.check_dense, lib, report)
         if timed:
             stage("dense, timed", cases.dense_cases, lib, rows)
+    if "draw" in only:
+        stage("draws", checks.check_draws, lib, report)
+        if timed:
+            stage("draws, timed", cases.draw_cases, lib, rows)
     if "lightning" in only:
         stage("lightning", checks.check_lightning, lib, report)
         if timed:

@@ -268,3 +268,20 @@ def row_cases(lib, rows):
         run = lambda: lib.call("fg_route", x, tokens, dim, router, 32, 2, chosen, w)
         rows.append(("route", f"T={tokens}", "fulgur", time_graph_ms([run]), tokens * dim * 4,
                      tokens * dim * 64))
+
+
+def draw_cases(lib, rows):
+    vocab = 200064
+    for count in (1, 16, 128):
+        # Together more than the cache holds.
+        inputs = [torch.randn(count, vocab, **F32) * 3 for _ in range(max(2, 256 // count))]
+        moved = count * vocab * 4
+        for who, make in (("greedy", lambda x: lib.draw(x, 0.0, 0.0)[0]),
+                          ("temperature", lambda x: lib.draw(x, 1.0, 0.5)[0])):
+            runs = [make(x) for x in inputs]
+            rows.append((f"draw, {who}", f"B={count}", "fulgur", time_graph_ms(runs), moved, 0))
+        runs = [lib.rank(x)[0] for x in inputs]
+        rows.append(("rank", f"B={count}", "fulgur", time_graph_ms(runs), moved, 0))
+        if with_peers:
+            runs = [lambda x=x: torch.topk(x, 256) for x in inputs]
+            rows.append(("rank", f"B={count}", "torch.topk", time_graph_ms(runs), moved, 0))

@@ -584,3 +584,21 @@ def check_rows(lib, report):
     out = torch.full((rows, dim), NAN, **F32)
     lib.call("fg_embed", table, ids, rows, dim, out)
     report.same("embed", out, table[ids.long()].float())
+
+
+def check_draws(lib, report):
+    vocab = 200064
+    logits = torch.randn(40, vocab, **F32) * 3
+    logits[1] = logits[1].round()  # thousands of ties
+    logits[2] = 1.5
+    logits[3, ::3] = -float("inf")
+    run, out = lib.rank(logits)
+    run()
+    values, ids = torch.sort(logits, dim=-1, descending=True, stable=True)
+    report.same("rank: logits", out[:, :, 0].view(torch.float32), values[:, :256] + 0.0)
+    report.same("rank: tokens, ties to the lower", out[:, :, 1], ids[:, :256].int())
+    run, out = lib.draw(logits, 0.0, 0.0)
+    run()
+    report.same("draw: the most likely token", out[:, 0], ids[:, 0].int())
+    report.error("draw: its log-probability", out[:, 1].contiguous().view(torch.float32),
+                 logits.double().log_softmax(-1).gather(1, ids[:, :1])[:, 0], 1e-6)

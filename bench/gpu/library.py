@@ -4,6 +4,7 @@ Every function checks the status a launch returns; shapes are those of kernels/c
 """
 import ctypes
 import os
+import struct
 
 import torch
 
@@ -17,7 +18,8 @@ class Library:
 
     def __init__(self, path):
         self.lib = ctypes.CDLL(path)
-        for name in ("fg_head_slot_bytes", "fg_state_byte", "fg_softmax_scratch"):
+        for name in ("fg_head_slot_bytes", "fg_state_byte", "fg_softmax_scratch",
+                     "fg_draw_parts_bytes", "fg_rank_groups_bytes"):
             getattr(self.lib, name).restype = ctypes.c_int64
         self.lib.fg_state_byte.argtypes = [ctypes.c_int64, ctypes.c_int64]
         self.head_slot_bytes = self.lib.fg_head_slot_bytes()
@@ -90,6 +92,27 @@ class Library:
     def dense(self, tiled, capacity, rows, packed, cols, features, store, out):
         self.call("fg_dense", tiled, capacity, rows, cols, packed, packed.numel() // cols, features,
                   store, out)
+
+    # --- draws ---
+
+    def draw(self, logits, scale, uniform):
+        """logits [rows, vocab] float32 -> call that draws, out [rows, 2]: token, log-probability."""
+        rows, vocab = logits.shape
+        entries = [struct.pack("dfI", uniform, scale, row) for row in range(rows)]
+        asked = torch.frombuffer(bytearray(b"".join(entries)), dtype=torch.uint8).cuda()
+        banned = torch.zeros((vocab + 31) // 32, dtype=torch.int32, device="cuda")
+        parts = torch.empty(rows * self.lib.fg_draw_parts_bytes(vocab), dtype=torch.uint8, device="cuda")
+        out = torch.empty(rows, 2, dtype=torch.int32, device="cuda")
+        return lambda: self.call("fg_draw", logits, vocab, asked, rows, banned, parts, out), out
+
+    def rank(self, logits):
+        """logits [rows, vocab] float32 -> call that ranks, out [rows, 256, 2]: logit's bits, token."""
+        rows, vocab = logits.shape
+        asked = torch.arange(rows, dtype=torch.int32, device="cuda")
+        groups = torch.empty(rows * self.lib.fg_rank_groups_bytes(vocab), dtype=torch.uint8,
+                             device="cuda")
+        out = torch.full((rows, 256, 2), -1, dtype=torch.int32, device="cuda")
+        return lambda: self.call("fg_rank", logits, vocab, asked, rows, groups, out), out
 
     # --- lightning ---
 

@@ -2,7 +2,7 @@
 # Everything that needs a GPU, in one call: the test programs (portable kernels against the reference
 # bit for bit, fast kernels against it within tolerances, engine and goldens against the CPU), the
 # M1-shaped slice, each kernel checked against float64 and timed beside its peers, the engine.
-#   bench/gpu/run.sh [--only "tests slice rows,dense lightning softmax experts fp8 engine"]
+#   bench/gpu/run.sh [--only "tests slice rows,dense draw lightning softmax experts fp8 engine"]
 #                    [--no-time] [--no-peers] [--json FILE]
 # Takes programs from build/gpu-pack.tar.gz (bench/gpu/pack.sh) where that exists; else builds them.
 # FULGUR_GPU_LIBRARY: a libfulgur_gpu_abi.so built elsewhere, for the kernel groups alone.
@@ -12,7 +12,7 @@
 set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 limit=${FULGUR_GPU_LIMIT_S:-150}
-groups="tests slice rows,dense lightning softmax experts fp8 engine"
+groups="tests slice rows,dense draw lightning softmax experts fp8 engine"
 options=()
 json=
 while [ $# -gt 0 ]; do

@@ -1,4 +1,5 @@
-// Weights, products, rows and experts of the CUDA backend; attention is in cuda_attention.cpp.
+// Weights, products, rows and experts of the CUDA backend; attention is in
+// cuda_attention.cpp, draws are in cuda_draw.cpp.
 #include "kernels/cuda/cuda_backend.hpp"
 
 #include <algorithm>
@@ -246,29 +247,6 @@ void CudaBackend::argmax(const float* x, std::size_t rows, std::size_t cols, std
   auto* partial = work_.take<portable::ArgmaxPart>(rows * portable::argmax_parts(cols));
   check(portable::argmax(x, rows, cols, partial, chosen, stream()), "argmax");
   work_.copy_out(ids, chosen, rows * sizeof(std::uint32_t));
-}
-
-void CudaBackend::draw(const float* logits, std::size_t vocab, std::span<const Draw> rows,
-                       std::span<const std::uint32_t> banned, Drawn* out) {
-  FULGUR_ASSERT(portable::draw_parts(vocab) <= portable::kDrawPartsMax, "vocabulary too large");
-  if (rows.empty()) return;
-  std::vector<portable::DrawRow> draws;
-  for (const Draw& row : rows) draws.push_back({row.uniform, row.scale, row.row});
-  std::vector<std::uint32_t> mask((vocab + 31) / 32);
-  for (const std::uint32_t token : banned) mask.at(token / 32) |= 1U << (token % 32);
-  work_.begin();
-  const portable::DrawRow* device_rows = nullptr;
-  const std::uint32_t* device_mask = nullptr;
-  Lists lists(work_);
-  lists.add(draws, device_rows);
-  lists.add(mask, device_mask);
-  lists.send();
-  auto* parts = work_.take<portable::DrawPart>(rows.size() * portable::draw_parts(vocab));
-  auto* drawn = work_.take<Drawn>(rows.size());
-  check(
-      portable::draw(logits, vocab, device_rows, rows.size(), device_mask, parts, drawn, stream()),
-      "draw");
-  work_.copy_out(out, drawn, rows.size() * sizeof(Drawn));
 }
 
 void CudaBackend::gather(const float* y, std::span<const std::uint32_t> rows, std::size_t dim,

@@ -78,6 +78,8 @@ class CudaBackend : public Backend, public SyntheticWeights {
   DrawSupport draw_support() const override { return DrawSupport::most_likely; }
   void draw(const float* logits, std::size_t vocab, std::span<const Draw> rows,
             std::span<const std::uint32_t> banned, Drawn* out) override;
+  void rank(float* logits, std::size_t vocab, std::span<const Rank> rows,
+            std::span<const std::uint32_t> banned, Ranked& out) override;
 
  protected:
   /// Rows of a call to experts(), flattened: entry i of `rows` is the input of output row i.
@@ -141,6 +143,8 @@ class CudaBackend : public Backend, public SyntheticWeights {
   };
   std::vector<Decay> decays_;
   std::vector<std::byte> routes_;
+  std::shared_ptr<std::byte> ranked_;  ///< pinned: what rank() answers
+  std::size_t ranked_bytes_ = 0;
   std::vector<float> frequencies_;
   double frequencies_theta_ = 0;
 };

@@ -22,6 +22,11 @@ void Backend::draw(const float*, std::size_t, std::span<const Draw>, std::span<c
   FULGUR_ASSERT(false, "this backend draws no tokens");
 }
 
+void Backend::rank(float*, std::size_t, std::span<const Rank>, std::span<const std::uint32_t>,
+                   Ranked&) {
+  FULGUR_ASSERT(false, "this backend ranks no tokens");
+}
+
 void Backend::lightning_block(const AttentionFrame& frame, const LightningShape& shape,
                               const LightningWeights& weights, std::size_t rows,
                               std::span<const LightningSegment> segments, AttentionScratch& scratch,

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "common/base/rng.hpp"
 #include "services/attention/sampler.hpp"
 
 namespace fulgur::attention {
@@ -13,18 +12,6 @@ namespace {
 // device the head is read once for them all, so a batch should fit.
 constexpr std::size_t kHostLogitsChunk = 64;
 constexpr std::size_t kDeviceLogitsChunk = 256;
-
-/// Whether a draw is only an order or a distribution, and needs no ranks, counts or lists.
-bool is_plain(const wire::SamplingParams& params) {
-  return params.repetition_penalty == 1.0F && params.presence_penalty == 0.0F &&
-         params.frequency_penalty == 0.0F && params.logit_bias.empty() &&
-         (params.temperature <= 0.0F || params.top_k == 1 ||
-          (params.top_k == 0 && params.top_p >= 1.0F && params.min_p <= 0.0F));
-}
-
-bool is_greedy(const wire::SamplingParams& params) {
-  return params.temperature <= 0.0F || params.top_k == 1;
-}
 
 }  // namespace
 
@@ -37,7 +24,8 @@ Engine::Engine(SchedulerOptions options, ParkedLimits parked, PrefixCacheLimits 
       clock_(clock),
       cache_(cache, StateShape::of(config, backend)),
       scheduler_(options, &cache_),
-      parked_(parked, StateShape::of(config, backend), options.identity, clock) {
+      parked_(parked, StateShape::of(config, backend), options.identity, clock),
+      draws_(backend.draw_support(), config.vocab) {
   for (std::uint32_t lane = options.lanes; lane-- > 0;) {
     auto batch = std::make_shared<MicroBatch>();
     batch->lane = lane;
@@ -228,25 +216,22 @@ void Engine::sample(const MicroBatch& batch, Outcome& outcome) {
   const std::size_t most = backend_.host_memory() ? kHostLogitsChunk : kDeviceLogitsChunk;
   for (std::size_t first = 0; first < logits_rows_.size(); first += most) {
     const std::size_t count = std::min(most, logits_rows_.size() - first);
-    const float* chunk = compute_logits(batch, first, count);
+    float* chunk = compute_logits(batch, first, count);
     plan_draws(owner, first, count);
-    drawn_.resize(draws_.size());
-    if (!draws_.empty()) {
-      backend_.draw(chunk, config_.vocab, draws_, weights_.banned, drawn_.data());
-    }
-    std::size_t next_draw = 0;
+    draws_.run(backend_, chunk, weights_.banned);
     for (std::size_t at = 0; at < count; ++at) {
-      const bool here = next_draw < draws_.size() && draws_[next_draw].row == at;
-      const kernels::Drawn* drawn = here ? &drawn_[next_draw++] : nullptr;
       const Slice& slice = *owner[first + at];
       Sequence* sequence = scheduler_.find(slice.sequence);
       if (sequence == nullptr || sequence->cancelled) continue;
+      const auto row = static_cast<std::uint32_t>(at);
       const std::uint64_t position = slice.position + (logits_rows_[first + at] - slice.row);
-      if (drawn != nullptr) {
-        accept(*sequence, drawn->token, {drawn->logprob, {}}, outcome);
+      auto chosen = draws_.chosen(row, sequence->submit, context_of(*sequence));
+      if (chosen) {
+        accept(*sequence, chosen->token, std::move(chosen->logprobs), outcome);
         continue;
       }
       const std::span<float> logits = host_logits(chunk + at * config_.vocab);
+      draws_.restore(row, logits);
       if (sequence->submit.prompt_logprobs && position < sequence->submit.prompt_tokens) {
         report_prompt(*sequence, position, logits, outcome);
       }
@@ -259,8 +244,6 @@ void Engine::sample(const MicroBatch& batch, Outcome& outcome) {
 void Engine::plan_draws(const std::vector<const Slice*>& owner, std::size_t first,
                         std::size_t count) {
   draws_.clear();
-  const kernels::DrawSupport support = backend_.draw_support();
-  if (support == kernels::DrawSupport::none) return;
   for (std::size_t at = 0; at < count; ++at) {
     const Slice& slice = *owner[first + at];
     const Sequence* sequence = scheduler_.find(slice.sequence);
@@ -268,18 +251,24 @@ void Engine::plan_draws(const std::vector<const Slice*>& owner, std::size_t firs
     const wire::Submit& submit = sequence->submit;
     const std::uint64_t position = slice.position + (logits_rows_[first + at] - slice.row);
     const bool asks_more = (submit.prompt_logprobs && position < submit.prompt_tokens) ||
-                           submit.top_logprobs > 0 || submit.max_new_tokens == 0 ||
-                           sequence->generated() < submit.min_new_tokens;
-    if (position + 1 != sequence->length() || asks_more || !is_plain(submit.sampling)) continue;
-    const bool greedy = is_greedy(submit.sampling);
-    if (support == kernels::DrawSupport::most_likely && (!greedy || submit.logprobs)) continue;
-    draws_.push_back({static_cast<std::uint32_t>(at),
-                      greedy ? 0.0F : 1.0F / submit.sampling.temperature,
-                      random_uniform(submit.sampling.seed, submit.tokens.size())});
+                           submit.max_new_tokens == 0;
+    if (position + 1 != sequence->length() || asks_more) continue;
+    draws_.add(static_cast<std::uint32_t>(at), submit, context_of(*sequence));
   }
 }
 
-const float* Engine::compute_logits(const MicroBatch& batch, std::size_t first, std::size_t count) {
+DrawContext Engine::context_of(const Sequence& sequence) const {
+  const wire::Submit& submit = sequence.submit;
+  DrawContext context;
+  context.params = &submit.sampling;
+  context.tokens = submit.tokens;
+  context.prompt_tokens = submit.prompt_tokens;
+  context.banned = weights_.banned;
+  if (sequence.generated() < submit.min_new_tokens) context.not_yet = submit.stop_ids;
+  return context;
+}
+
+float* Engine::compute_logits(const MicroBatch& batch, std::size_t first, std::size_t count) {
   float* input = head_input_.reserve(backend_, count * config_.hidden);
   float* logits = logits_.reserve(backend_, count * config_.vocab);
   const auto rows = std::span(logits_rows_).subspan(first, count);
@@ -325,13 +314,7 @@ void Engine::draw(Sequence& sequence, std::span<float> logits, Outcome& outcome)
   }
   std::vector<float> raw;
   if (submit.logprobs) raw.assign(logits.begin(), logits.end());
-  DrawContext context;
-  context.params = &submit.sampling;
-  context.tokens = submit.tokens;
-  context.prompt_tokens = submit.prompt_tokens;
-  context.banned = weights_.banned;
-  if (sequence.generated() < submit.min_new_tokens) context.not_yet = submit.stop_ids;
-  const std::uint32_t token = draw_token(logits, context);
+  const std::uint32_t token = draw_token(logits, context_of(sequence));
   accept(sequence, token,
          submit.logprobs ? log_probabilities(raw, token, submit.top_logprobs) : Logprobs{}, outcome);
 }

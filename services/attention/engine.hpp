@@ -16,6 +16,7 @@
 #include "common/telemetry/metrics.hpp"
 #include "common/wire/messages.hpp"
 #include "kernels/include/fulgur/kernels/backend.hpp"
+#include "services/attention/device_draws.hpp"
 #include "services/attention/model_weights.hpp"
 #include "services/attention/parked_snapshots.hpp"
 #include "services/attention/sampler.hpp"
@@ -86,8 +87,9 @@ class Engine {
   void begin_trace_steps(MicroBatch& batch);
   void sample(const MicroBatch& batch, Outcome& outcome);
   /// Logits [count, vocab] of entries first... of logits_rows_, in the backend's memory.
-  const float* compute_logits(const MicroBatch& batch, std::size_t first, std::size_t count);
+  float* compute_logits(const MicroBatch& batch, std::size_t first, std::size_t count);
   void plan_draws(const std::vector<const Slice*>& owner, std::size_t first, std::size_t count);
+  DrawContext context_of(const Sequence& sequence) const;
   std::span<float> host_logits(const float* row);
   void report_prompt(Sequence& sequence, std::uint64_t position, std::span<const float> logits,
                      Outcome& outcome);
@@ -114,8 +116,7 @@ class Engine {
   kernels::Buffer<float> head_input_;       ///< [chunk, hidden]
   kernels::Buffer<float> logits_;           ///< [chunk, vocab]
   std::shared_ptr<std::byte> host_logits_;  ///< [vocab], if the backend's memory is not the host's
-  std::vector<kernels::Draw> draws_;        ///< rows of a chunk that the backend draws, ascending
-  std::vector<kernels::Drawn> drawn_;
+  DeviceDraws draws_;                       ///< rows of a chunk that the backend draws
 };
 
 }  // namespace fulgur::attention

@@ -21,15 +21,17 @@ fulgur_test(sequence_trace_test SOURCES attention/sequence_trace_test.cpp
 fulgur_use_actor_pch(sequence_trace_test)
 # The same on the CUDA backend: emulated everywhere, on a GPU where there is one.
 fulgur_test(emulated_exactness_test
-            SOURCES attention/device_exactness_test.cpp attention/device_mesh_test.cpp
-                    attention/slice_model_test.cpp expert/device_layer_test.cpp transport/fake_gpu.cpp
+            SOURCES attention/device_draws_test.cpp attention/device_exactness_test.cpp
+                    attention/device_mesh_test.cpp attention/slice_model_test.cpp
+                    expert/device_layer_test.cpp transport/fake_gpu.cpp
             DEPENDS fulgur::local_mesh fulgur::slice_model fulgur::direct_model fulgur::test_support fulgur::emulated_device
             LABELS exactness TIMEOUT 300)
 fulgur_use_actor_pch(emulated_exactness_test)
 if(FULGUR_CUDA_FOUND)
   fulgur_test(device_exactness_test
-              SOURCES attention/device_exactness_test.cpp attention/device_mesh_test.cpp
-                      attention/slice_model_test.cpp expert/device_layer_test.cpp transport/fake_gpu.cpp
+              SOURCES attention/device_draws_test.cpp attention/device_exactness_test.cpp
+                      attention/device_mesh_test.cpp attention/slice_model_test.cpp
+                      expert/device_layer_test.cpp transport/fake_gpu.cpp
                       ../support/device_environment.cpp
               DEPENDS fulgur::local_mesh fulgur::slice_model fulgur::direct_model fulgur::test_support fulgur::real_device
               LABELS gpu TIMEOUT 300)

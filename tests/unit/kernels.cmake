@@ -7,7 +7,7 @@ fulgur_test(kernels_test
 # The CUDA backend against the reference, by the same tests: emulated, and on a GPU where there is one.
 set(cuda_backend_tests kernels/elementwise_test.cpp kernels/experts_test.cpp
     kernels/lightning_test.cpp kernels/matmul_test.cpp kernels/softmax_test.cpp
-    kernels/device_arithmetic_test.cpp kernels/draw_test.cpp)
+    kernels/device_arithmetic_test.cpp kernels/draw_test.cpp kernels/rank_test.cpp)
 fulgur_test(kernels_emulated_test SOURCES ${cuda_backend_tests} kernels/emulation_test.cpp
             DEPENDS fulgur::emulated_device)
 if(FULGUR_CUDA_FOUND)

@@ -1,6 +1,6 @@
 // The next tokens of rows of logits: the most likely one, or one drawn from the softmax, and its
-// log-probability. A row is cut into parts of 4,096 columns, a part into 16 columns a thread; every
-// sum runs over columns, threads and parts ascending, in float64, so it depends on the row alone.
+// log-probability; what changes logits before, and the totals of such rows. Every sum has the order
+// of draw.hpp, a thread its 16 columns and a block a part, so it depends on the row alone.
 #include <cmath>
 
 #include "kernels/cuda/portable/device.cuh"
@@ -11,7 +11,8 @@ namespace {
 
 constexpr unsigned kThreads = static_cast<unsigned>(kDrawPartsMax);
 constexpr float kNever = -INFINITY;
-constexpr std::uint32_t kOwn = static_cast<std::uint32_t>(kDrawColumns / kThreads);
+constexpr std::uint32_t kOwn = static_cast<std::uint32_t>(kDrawOwn);
+static_assert(kOwn * kThreads == kDrawColumns);
 
 /// Columns of one thread of a part.
 struct Columns {
@@ -214,15 +215,74 @@ __global__ void draw_choose_kernel(const float* logits, std::size_t vocab, const
   });
 }
 
+/// Block: one row, one thread of it: a few hundred additions.
+__global__ void draw_totals_kernel(const float* logits, std::size_t vocab, const DrawRow* rows,
+                                   const DrawPart* parts, const std::uint32_t* raw_rows,
+                                   const DrawPart* raw_parts, const Drawn* drawn, RankTotals* out) {
+  const std::size_t count = (vocab + kDrawColumns - 1) / kDrawColumns;
+  const DrawPart* own_parts = parts + blockIdx.x * count;
+  const std::uint32_t raw_row = raw_rows[blockIdx.x];
+  const DrawPart* own_raw = raw_row == kOwnParts ? own_parts : raw_parts + raw_row * count;
+  phase([&](unsigned thread) {
+    if (thread != 0) return;
+    RankTotals totals;
+    totals.raw_highest = peaks_of(own_raw, count).raw_highest;
+    totals.highest = peaks_of(own_parts, count).highest;
+    totals.raw_sum = totals.sum = 0;
+    for (std::size_t p = 0; p < count; ++p) {
+      totals.raw_sum += own_raw[p].raw_sum;
+      totals.sum += own_parts[p].sum;
+    }
+    totals.token = drawn[blockIdx.x].token;
+    totals.logit = logits[rows[blockIdx.x].row * vocab + totals.token];
+    out[blockIdx.x] = totals;
+  });
+}
+
+/// A thread: one edit.
+__global__ void edit_kernel(float* logits, std::size_t vocab, const RowEdit* edits,
+                            std::size_t count, float* before) {
+  phase([&](unsigned thread) {
+    const std::size_t i = std::size_t{blockIdx.x} * blockDim.x + thread;
+    if (i >= count) return;
+    const LogitEdit edit = edits[i].edit;
+    float& place = logits[edits[i].row * vocab + edit.token];
+    const float logit = place;
+    before[i] = logit;
+    const float repeated = logit > 0 ? logit / edit.repetition : logit * edit.repetition;
+    place = edit.plus == kNever ? kNever : repeated - edit.minus + edit.plus;
+  });
+}
+
 }  // namespace
+
+cudaError_t draw_sums(const float* logits, std::size_t vocab, const DrawRow* rows,
+                      std::size_t count, const std::uint32_t* banned, DrawPart* parts,
+                      cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(draw_parts(vocab)), static_cast<unsigned>(count));
+  const cudaError_t error =
+      start(draw_peaks_kernel, grid, kThreads, stream, logits, vocab, rows, banned, parts);
+  if (error != cudaSuccess) return error;
+  return start(draw_sums_kernel, grid, kThreads, stream, logits, vocab, rows, banned, parts);
+}
+
+cudaError_t draw_totals(const float* logits, std::size_t vocab, const DrawRow* rows,
+                        std::size_t count, const DrawPart* parts, const std::uint32_t* raw_rows,
+                        const DrawPart* raw_parts, const Drawn* drawn, RankTotals* out,
+                        cudaStream_t stream) {
+  return start(draw_totals_kernel, dim3(static_cast<unsigned>(count)), kThreads, stream, logits,
+               vocab, rows, parts, raw_rows, raw_parts, drawn, out);
+}
+
+cudaError_t edit_logits(float* logits, std::size_t vocab, const RowEdit* edits, std::size_t count,
+                        float* before, cudaStream_t stream) {
+  return start(edit_kernel, dim3(blocks_for(count, kThreads)), kThreads, stream, logits, vocab,
+               edits, count, before);
+}
 
 cudaError_t draw(const float* logits, std::size_t vocab, const DrawRow* rows, std::size_t count,
                  const std::uint32_t* banned, DrawPart* parts, Drawn* out, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(draw_parts(vocab)), static_cast<unsigned>(count));
-  cudaError_t error =
-      start(draw_peaks_kernel, grid, kThreads, stream, logits, vocab, rows, banned, parts);
-  if (error != cudaSuccess) return error;
-  error = start(draw_sums_kernel, grid, kThreads, stream, logits, vocab, rows, banned, parts);
+  const cudaError_t error = draw_sums(logits, vocab, rows, count, banned, parts, stream);
   if (error != cudaSuccess) return error;
   return start(draw_choose_kernel, dim3(static_cast<unsigned>(count)), kThreads, stream, logits,
                vocab, rows, banned, parts, out);

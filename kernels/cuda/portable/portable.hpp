@@ -110,7 +110,6 @@ struct DrawRow {
   float scale;  ///< 1 / temperature; 0: the most likely token
   std::uint32_t row;
 };
-inline constexpr std::size_t kDrawColumns = 4096;  ///< of a part
 inline constexpr std::size_t kDrawPartsMax = 256;
 inline constexpr std::size_t draw_parts(std::size_t vocab) {
   return (vocab + kDrawColumns - 1) / kDrawColumns;
@@ -119,6 +118,30 @@ inline constexpr std::size_t draw_parts(std::size_t vocab) {
 /// kDrawPartsMax; banned: a bit a token; parts: scratch [count, draw_parts(vocab)].
 cudaError_t draw(const float* logits, std::size_t vocab, const DrawRow* rows, std::size_t count,
                  const std::uint32_t* banned, DrawPart* parts, Drawn* out, cudaStream_t stream);
+/// The first half of it: parts, and nothing is chosen.
+cudaError_t draw_sums(const float* logits, std::size_t vocab, const DrawRow* rows,
+                      std::size_t count, const std::uint32_t* banned, DrawPart* parts,
+                      cudaStream_t stream);
+/// out[i] from rows[i]'s parts and drawn token; the raw half of it from row raw_rows[i] of
+/// raw_parts, unless that is kOwnParts.
+inline constexpr std::uint32_t kOwnParts = 0xffffffffU;
+cudaError_t draw_totals(const float* logits, std::size_t vocab, const DrawRow* rows,
+                        std::size_t count, const DrawPart* parts, const std::uint32_t* raw_rows,
+                        const DrawPart* raw_parts, const Drawn* drawn, RankTotals* out,
+                        cudaStream_t stream);
+
+/// A LogitEdit of one row of logits.
+struct RowEdit {
+  std::uint32_t row;
+  LogitEdit edit;
+};
+/// Edits logits [*, vocab], no logit twice; before[i]: what edits[i] changed.
+cudaError_t edit_logits(float* logits, std::size_t vocab, const RowEdit* edits, std::size_t count,
+                        float* before, cudaStream_t stream);
+/// out [count, kRanks]: the most likely tokens of rows[i], as in Ranked::tokens; behind the end of
+/// a smaller vocabulary undefined. groups: scratch [count, draw_parts(vocab), kRanks].
+cudaError_t rank(const float* logits, std::size_t vocab, const std::uint32_t* rows,
+                 std::size_t count, std::uint64_t* groups, RankedToken* out, cudaStream_t stream);
 
 // --- Attention -----------------------------------------------------------------------------------
 

@@ -65,6 +65,39 @@ TEST_P(DeviceExactness, StatesGoToHostMemoryAndBack) {
   expect_cpu_answers(options, kEmulated ? 3 : 1);
 }
 
+TEST_P(DeviceExactness, RankedDrawsAreTheCpus) {
+  // Without log-probabilities, of which the device does not promise the CPU's bits.
+  auto all = requests();
+  if (kEmulated) all.resize(8);
+  for (std::size_t at = 0; at < all.size(); ++at) {
+    wire::Submit& submit = all[at];
+    submit.logprobs = submit.prompt_logprobs = false;
+    submit.top_logprobs = 0;
+    auto& sampling = submit.sampling;
+    sampling.temperature = at % 4 == 3 ? 0.0F : 1.0F;
+    sampling.top_k = at % 3 == 0 ? 40 : at % 3 == 1 ? 200 : 0;
+    sampling.top_p = at % 2 == 0 ? 0.95F : 1.0F;
+    sampling.min_p = at % 3 == 2 ? 0.02F : 0.0F;
+    sampling.repetition_penalty = at % 2 == 1 ? 1.3F : 1.0F;
+    sampling.frequency_penalty = at % 4 >= 2 ? 0.5F : 0.0F;
+    if (at % 4 == 0) sampling.logit_bias = {{5, 2.0F}, {17, -100.0F}};
+    submit.stop_ids = {submit.tokens[0], 9};
+    submit.min_new_tokens = at % 2 == 0 ? 6 : 0;
+  }
+  RealClock clock;
+  const auto gpu = device(GetParam());
+  std::vector<mesh::Generation> got[2];
+  kernels::Backend* backends[] = {gpu.get(), &backend(GetParam())};
+  for (std::size_t on = 0; on < 2; ++on) {
+    auto mesh = mesh::LocalMesh::start(tiny(), *backends[on], clock, plain(GetParam())).value();
+    std::vector<std::uint64_t> ids;
+    for (const wire::Submit& submit : all) ids.push_back(mesh->submit(submit));
+    ASSERT_TRUE(mesh->run());
+    for (const std::uint64_t id : ids) got[on].push_back(mesh->generation(id));
+  }
+  for (std::size_t at = 0; at < all.size(); ++at) expect_same(got[0][at], got[1][at], at);
+}
+
 TEST_P(DeviceExactness, LogitsOfTheGoldensAreTheCpus) {
   for (const char* model : {"m1-random-small", "fulgur-tiny"}) {
     const bool bundled = std::string(model) == "fulgur-tiny";

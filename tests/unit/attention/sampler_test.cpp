@@ -3,8 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "common/base/rng.hpp"
 
 namespace fulgur::attention {
 namespace {
@@ -89,6 +94,93 @@ TEST(Sampler, DependsOnSeedAndPositionOnly) {
   const auto at_three = draw(logits, params, {1, 2, 3}, 1);
   EXPECT_EQ(draw(logits, params, {7, 7, 7}, 2), at_three);
   EXPECT_NE(draw(logits, params, {1, 2, 3, 4}, 1), at_three);
+}
+
+/// A row of a real vocabulary's size: several parts, the last one not full.
+std::vector<float> wide_row(Rng& rng, float spread) {
+  std::vector<float> logits(9001);
+  for (float& logit : logits) logit = static_cast<float>(rng.uniform() + rng.uniform()) * spread;
+  return logits;
+}
+
+TEST(Sampler, TopPAloneKeepsWhatAFullSortKeeps) {
+  Rng rng(3);
+  for (int repeat = 0; repeat < 200; ++repeat) {
+    // Nuclei of a few tokens, of hundreds and of thousands; some rows are full of ties.
+    auto logits = wide_row(rng, std::array{60.0F, 8.0F, 2.0F}[rng.below(3)]);
+    if (rng.below(3) == 0) {
+      for (float& logit : logits) logit = std::round(logit);
+    }
+    wire::SamplingParams params;
+    params.temperature = 0.9F;
+    params.top_p = std::array{0.5F, 0.95F, 0.999F}[rng.below(3)];
+    params.seed = rng.next();
+    std::vector<std::uint32_t> ids(logits.size());
+    std::iota(ids.begin(), ids.end(), 0);
+    std::stable_sort(ids.begin(), ids.end(),
+                     [&](std::uint32_t a, std::uint32_t b) { return logits[a] > logits[b]; });
+    const float scale = 1.0F / params.temperature;
+    const auto weight = [&](std::size_t id) {
+      return std::exp(static_cast<double>((logits[id] - logits[ids[0]]) * scale));
+    };
+    const double total = kernels::draw_sum(logits.size(), weight);
+    double kept = 0;
+    std::size_t count = 0;
+    while (count < ids.size() && kept < params.top_p * total) kept += weight(ids[count++]);
+    double left = random_uniform(params.seed, 1) * kept;
+    std::size_t at = 0;
+    while (at + 1 < count && left >= weight(ids[at])) left -= weight(ids[at++]);
+    EXPECT_EQ(draw(logits, params), ids[at]) << repeat << ", " << count << " kept";
+  }
+}
+
+TEST(Sampler, ADrawFromAllFallsWhereItsTokenLies) {
+  Rng rng(4);
+  for (int repeat = 0; repeat < 200; ++repeat) {
+    const auto logits = wide_row(rng, 6.0F);
+    wire::SamplingParams params;
+    params.seed = rng.next();
+    const std::uint32_t token = draw(logits, params, {0}, 1, {0, 9000});
+    double before = 0, here = 0, total = 0;
+    for (std::uint32_t id = 1; id < 9000; ++id) {
+      const double weight = std::exp(double{logits[id]});
+      if (id < token) before += weight;
+      if (id == token) here = weight;
+      total += weight;
+    }
+    const double at = random_uniform(params.seed, 1) * total;
+    EXPECT_GE(at, before * (1 - 1e-6)) << repeat;
+    EXPECT_LE(at, (before + here) * (1 + 1e-6)) << repeat;
+  }
+}
+
+TEST(Sampler, EditsSayWhatChanges) {
+  wire::SamplingParams params;
+  DrawContext context;
+  const std::vector<std::uint32_t> tokens{7, 3, 200, 7, 3, 3};
+  context.params = &params;
+  context.tokens = tokens;
+  context.prompt_tokens = 3;
+  EXPECT_TRUE(logit_edits(context, 100).empty());
+  params.repetition_penalty = 1.5F;
+  params.presence_penalty = 0.5F;
+  params.frequency_penalty = 0.25F;
+  params.logit_bias = {{99, 2.0F}, {3, 1.0F}, {100, 5.0F}, {99, 0.5F}};
+  const std::vector<std::uint32_t> not_yet{64, 300};
+  context.not_yet = not_yet;
+  const auto edits = logit_edits(context, 100);
+  ASSERT_EQ(edits.size(), 4U) << "200 and 100 are no tokens";
+  const auto expect = [&](std::size_t at, std::uint32_t token, float repetition, float minus,
+                          float plus) {
+    EXPECT_EQ(edits[at].token, token);
+    EXPECT_EQ(edits[at].repetition, repetition);
+    EXPECT_EQ(edits[at].minus, minus);
+    EXPECT_EQ(edits[at].plus, plus);
+  };
+  expect(0, 3, 1.5F, 1.0F, 1.0F);
+  expect(1, 7, 1.5F, 0.75F, 0.0F);
+  expect(2, 64, 1.0F, 0.0F, -std::numeric_limits<float>::infinity());
+  expect(3, 99, 1.0F, 0.0F, 2.5F);
 }
 
 TEST(Logprobs, AreOfTheUnmodifiedDistribution) {

@@ -279,6 +279,11 @@ class Backend {
   /// No token of `banned` is chosen. A row's result depends on its logits and its Draw alone.
   virtual void draw(const float* logits, std::size_t vocab, std::span<const Draw> rows,
                     std::span<const std::uint32_t> banned, Drawn* out);
+  /// Edits rows of logits [*, vocab] in this backend's memory and ranks them, for draws that draw()
+  /// cannot make; no row is listed twice. A row's result depends on its logits and its Rank alone,
+  /// and all but the totals is the same on every backend. draw_support() != none.
+  virtual void rank(float* logits, std::size_t vocab, std::span<const Rank> rows,
+                    std::span<const std::uint32_t> banned, Ranked& out);
 };
 
 /// An array of T in a backend's memory that grows and never shrinks; contents are not kept across
