@@ -32,19 +32,16 @@ class BufferPool::Shelves {
 
   MemoryKind memory() const { return source_.kind; }
 
-  std::byte* take(std::size_t shelf) {
-    {
-      const std::lock_guard lock(mutex_);
-      if (!shelves_[shelf].empty()) {
-        std::byte* block = shelves_[shelf].back();
-        shelves_[shelf].pop_back();
-        cached_ -= std::size_t{1} << shelf;
-        return block;
-      }
-    }
+  /// A block and the shelf it belongs on; null: neither the source nor any shelf has one.
+  std::pair<std::byte*, std::size_t> take(std::size_t shelf) {
+    if (std::byte* block = from_shelf(shelf)) return {block, shelf};
     auto* block = static_cast<std::byte*>(source_.allocate(std::size_t{1} << shelf));
-    if (block == nullptr) throw std::bad_alloc();
-    return block;
+    if (block != nullptr) return {block, shelf};
+    // A larger one that lies idle. Freeing it for a fresh one would wait for the whole device.
+    for (std::size_t larger = shelf + 1; larger < shelves_.size(); ++larger) {
+      if (std::byte* idle = from_shelf(larger)) return {idle, larger};
+    }
+    return {nullptr, shelf};
   }
 
   void put(std::byte* block, std::size_t shelf) {
@@ -60,6 +57,15 @@ class BufferPool::Shelves {
   }
 
  private:
+  std::byte* from_shelf(std::size_t shelf) {
+    const std::lock_guard lock(mutex_);
+    if (shelves_[shelf].empty()) return nullptr;
+    std::byte* block = shelves_[shelf].back();
+    shelves_[shelf].pop_back();
+    cached_ -= std::size_t{1} << shelf;
+    return block;
+  }
+
   const BlockSource source_;
   const std::size_t limit_;
   std::mutex mutex_;
@@ -82,9 +88,16 @@ BufferPool::BufferPool(std::size_t cached_bytes, BlockSource source)
 MemoryKind BufferPool::memory() const { return shelves_->memory(); }
 
 std::shared_ptr<std::byte> BufferPool::take(std::size_t bytes) {
-  const std::size_t shelf = shelf_of(bytes);
-  return {shelves_->take(shelf),
-          [shelves = shelves_, shelf](std::byte* block) { shelves->put(block, shelf); }};
+  auto block = take_if_any(bytes);
+  if (block == nullptr) throw std::bad_alloc();
+  return block;
+}
+
+std::shared_ptr<std::byte> BufferPool::take_if_any(std::size_t bytes) {
+  const auto [block, shelf] = shelves_->take(shelf_of(bytes));
+  if (block == nullptr) return nullptr;
+  return {block,
+          [shelves = shelves_, shelf = shelf](std::byte* done) { shelves->put(done, shelf); }};
 }
 
 }  // namespace fulgur

@@ -31,6 +31,8 @@ class BufferPool {
   /// A 64-byte-aligned block of at least `bytes`, contents undefined; back to the pool with its
   /// last owner. Throws std::bad_alloc.
   std::shared_ptr<std::byte> take(std::size_t bytes);
+  /// The same, but null where take() throws.
+  std::shared_ptr<std::byte> take_if_any(std::size_t bytes);
 
   MemoryKind memory() const;
 

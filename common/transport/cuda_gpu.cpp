@@ -3,7 +3,6 @@
 #include <sys/random.h>
 
 #include <charconv>
-#include <new>
 
 #include "common/transport/cuda_ring.hpp"
 #include "common/transport/nccl_channel.hpp"
@@ -90,11 +89,8 @@ class CudaGpu final : public GpuApi {
   }
 
   Result<std::shared_ptr<std::byte>> take(std::size_t bytes) override {
-    try {
-      return pool_.take(bytes);
-    } catch (const std::bad_alloc&) {
-      return error(Code::resource_exhausted, "no {} bytes of device memory", bytes);
-    }
+    if (auto block = pool_.take_if_any(bytes)) return block;
+    return error(Code::resource_exhausted, "no {} bytes of device memory", bytes);
   }
 
   Status upload(std::byte* device, const void* host, std::size_t bytes) override {
@@ -108,8 +104,9 @@ class CudaGpu final : public GpuApi {
     return {MemoryKind::host,
             [](std::size_t bytes) -> void* {
               void* block = nullptr;
-              return cudaHostAlloc(&block, bytes, cudaHostAllocPortable) == cudaSuccess ? block
-                                                                                        : nullptr;
+              if (cudaHostAlloc(&block, bytes, cudaHostAllocPortable) == cudaSuccess) return block;
+              (void)cudaGetLastError();  // the next launch must not find it
+              return nullptr;
             },
             [](void* block) { cudaFreeHost(block); }};
   }

@@ -87,7 +87,10 @@ Status DeviceTransport::send(LinkId id, wire::Frames frames) {
 Result<wire::Frames> DeviceTransport::to_host(wire::Frames frames) {
   for (wire::Frame& frame : frames) {
     if (!wire::is_device(frame)) continue;
-    auto memory = staging_.take(frame.size);
+    // Any host memory will do where no more can be pinned: the copy is slower.
+    auto memory = staging_.take_if_any(frame.size);
+    if (memory == nullptr) memory = unpinned_.take_if_any(frame.size);
+    if (memory == nullptr) return error(Code::resource_exhausted, "no {} bytes", frame.size);
     FULGUR_RETURN_IF_ERROR(gpu_.download(memory.get(), frame.data, frame.size, frame.ready));
     const auto* data = memory.get();
     frame = {std::move(memory), data, frame.size};

@@ -140,6 +140,7 @@ class DeviceTransport final : public Transport, private Handler {
   const Clock& clock_;
   Bell bell_;
   BufferPool staging_;  ///< pinned host memory for tensors to peers without a lane
+  BufferPool unpinned_;  ///< any, where no more can be pinned
   std::map<LinkId, Link> links_;
   std::map<LinkId, LinkId> by_inner_;
   /// Carriers that failed on a link that was up, by peer: not tried with that incarnation again.

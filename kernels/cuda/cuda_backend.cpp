@@ -50,9 +50,27 @@ std::shared_ptr<std::byte> CudaBackend::allocate(std::size_t bytes) {
 }
 
 std::shared_ptr<std::byte> CudaBackend::allocate_host(std::size_t bytes) {
-  void* memory = nullptr;
-  check(cudaHostAlloc(&memory, bytes, cudaHostAllocDefault), "cudaHostAlloc");
-  return {static_cast<std::byte*>(memory), [](std::byte* pinned) { (void)cudaFreeHost(pinned); }};
+  return work_.keep_pinned(bytes);
+}
+
+/// Buffers and scratch that grow from call to call leave holes behind, which the largest of them
+/// may not fit into: they go back to the driver.
+void CudaBackend::rehearse(const std::function<void()>& calls) {
+  struct Trimming {
+    explicit Trimming(DeviceMemory& memory) : memory(memory) { memory.let_take_trim(true); }
+    ~Trimming() { memory.let_take_trim(false); }
+    DeviceMemory& memory;
+  } trimming(work_.memory());
+  {
+#if defined(FULGUR_CUDA_EMULATION)
+    const emulation::Idle idle;  // there the arithmetic takes minutes, and nobody reads it
+#endif
+    calls();
+  }
+  work_.begin();
+  work_.wait();
+  work_.settle();
+  work_.memory().trim();
 }
 
 void CudaBackend::upload(std::byte* device, const void* host, std::size_t bytes) {

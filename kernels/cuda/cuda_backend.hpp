@@ -31,6 +31,8 @@ class CudaBackend : public Backend, public SyntheticWeights {
   void finish() override { work_.wait(); }
   std::shared_ptr<const Mark> mark() override;
   std::shared_ptr<std::byte> allocate_host(std::size_t bytes) override;
+  void rehearse(const std::function<void()>& calls) override;
+  std::uint64_t allocations_total() const override { return work_.taken(); }
   std::shared_ptr<std::byte> allocate(std::size_t bytes) override;
   void upload(std::byte* device, const void* host, std::size_t bytes) override;
   void download(void* host, const std::byte* device, std::size_t bytes) override;

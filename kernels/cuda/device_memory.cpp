@@ -16,6 +16,10 @@ constexpr double kGiB = 1 << 30;
 
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
+  (void)cudaGetLastError();  // the next launch must not find it
+  if (status == cudaErrorMemoryAllocation) {
+    throw OutOfDeviceMemory(fmt::format("cuda: {}: {}", what, cudaGetErrorString(status)));
+  }
   throw CudaFailure(fmt::format("cuda: {}: {}", what, cudaGetErrorString(status)));
 }
 
@@ -77,6 +81,10 @@ void DeviceMemory::add_chunk(std::size_t bytes) {
   std::byte* start = ask_driver(size);
   if (start == nullptr)
     start = ask_driver(size = bytes);  // the last of it need not be a whole chunk
+  if (start == nullptr && take_trims_.load()) {
+    free_idle_chunks();
+    start = ask_driver(size);
+  }
   if (start == nullptr) {
     std::size_t free = 0, total = 0;
     (void)cudaMemGetInfo(&free, &total);
@@ -88,6 +96,24 @@ void DeviceMemory::add_chunk(std::size_t bytes) {
   chunks_.push_back({start, size});
   pieces_[start] = {size, chunks_.size() - 1, true};
   free_bytes_ += size;
+}
+
+void DeviceMemory::trim() {
+  const std::lock_guard lock(mutex_);
+  free_idle_chunks();
+}
+
+void DeviceMemory::free_idle_chunks() {
+  for (Chunk& chunk : chunks_) {
+    const auto whole = pieces_.find(chunk.start);
+    if (whole == pieces_.end() || !whole->second.free || whole->second.bytes != chunk.bytes) {
+      continue;
+    }
+    free_bytes_ -= chunk.bytes;
+    pieces_.erase(whole);
+    (void)cudaFree(chunk.start);
+    chunk = {};
+  }
 }
 
 std::shared_ptr<std::byte> DeviceMemory::take_alone(std::size_t bytes) {

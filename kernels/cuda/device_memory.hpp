@@ -5,6 +5,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <cstddef>
 #include <map>
 #include <memory>
@@ -22,7 +23,8 @@ class CudaFailure : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// The GPU has not so much memory left.
+/// The GPU, or the host where memory is pinned, has not so much left. The device is as it was:
+/// whoever catches it may go on.
 class OutOfDeviceMemory : public std::bad_alloc {
  public:
   explicit OutOfDeviceMemory(std::string message) : message_(std::move(message)) {}
@@ -32,7 +34,8 @@ class OutOfDeviceMemory : public std::bad_alloc {
   std::string message_;
 };
 
-/// Throws CudaFailure unless `status` is success.
+/// Throws OutOfDeviceMemory when `status` says that memory was refused, CudaFailure when it is any
+/// other failure.
 void check(cudaError_t status, const char* what);
 
 class DeviceMemory : public std::enable_shared_from_this<DeviceMemory> {
@@ -49,6 +52,12 @@ class DeviceMemory : public std::enable_shared_from_this<DeviceMemory> {
   std::shared_ptr<std::byte> take(std::size_t bytes);
   /// The same as an allocation of its own: slow, for tests.
   std::shared_ptr<std::byte> take_alone(std::size_t bytes);
+
+  /// Gives chunks of which nothing is in use back to the driver, where they join. That may wait for
+  /// all that runs on the device, a receive of NCCL's among it: before serving only.
+  void trim();
+  /// Whether take() may do the same when it would fail otherwise.
+  void let_take_trim(bool may) { take_trims_.store(may); }
 
   /// Streams whose kernels use this memory: what is given back waits for them.
   void add_stream(cudaStream_t stream);
@@ -77,6 +86,7 @@ class DeviceMemory : public std::enable_shared_from_this<DeviceMemory> {
 
   std::byte* carve(std::size_t bytes);
   void add_chunk(std::size_t bytes);
+  void free_idle_chunks();
   std::byte* ask_driver(std::size_t bytes);
   void give_back(std::byte* start);
   void wait_for_streams();
@@ -86,7 +96,8 @@ class DeviceMemory : public std::enable_shared_from_this<DeviceMemory> {
   std::mutex streams_mutex_;
   std::vector<cudaStream_t> streams_;
   mutable std::mutex mutex_;
-  std::vector<Chunk> chunks_;
+  std::atomic<bool> take_trims_{false};
+  std::vector<Chunk> chunks_;  ///< null and empty where one was given back
   std::vector<Chunk> alone_;
   Pieces pieces_;
   std::size_t free_bytes_ = 0;

@@ -1,5 +1,7 @@
 #include "kernels/cuda/workspace.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -39,33 +41,49 @@ Workspace::~Workspace() {
 void Workspace::begin() {
   check(cudaSetDevice(memory_->device()), "cudaSetDevice");
   used_ = 0;
+  call_ = 0;
   arrays_.clear();
   if (blocks_.size() > 1) {  // the last call needed more than there was: have it in one piece
     std::size_t total = 0;
     for (const Block& block : blocks_) total += block.bytes;
     blocks_.clear();
     try {
-      blocks_.push_back({memory_->take(total), total});
+      add_block(total);
     } catch (const OutOfDeviceMemory&) {  // in pieces, then
-      blocks_.push_back({memory_->take(kFirstScratch), kFirstScratch});
+      add_block(kFirstScratch);
     }
   }
 }
 
+void Workspace::add_block(std::size_t bytes) {
+  ++taken_;
+  blocks_.push_back({memory_->take(bytes), bytes});
+  used_ = 0;
+}
+
+void Workspace::settle() {
+  const std::size_t wanted = largest_ + largest_ / 8;
+  if (strict_ || (blocks_.size() == 1 && blocks_[0].bytes >= wanted)) return;
+  wait();
+  blocks_.clear();
+  add_block(std::max(wanted, kFirstScratch));
+}
+
 void* Workspace::take_bytes(std::size_t bytes) {
   if (strict_) {
+    ++taken_;
     arrays_.push_back(memory_->take_alone(bytes));
     check(cudaMemsetAsync(arrays_.back().get(), 0xff, bytes, stream_), "cudaMemset");
     return arrays_.back().get();
   }
   bytes = aligned(std::max<std::size_t>(bytes, 1));
-  if (used_ + bytes > blocks_.back().bytes) {
-    const std::size_t size = std::max(bytes, kFirstScratch);
-    blocks_.push_back({memory_->take(size), size});
-    used_ = 0;
+  if (blocks_.empty() || used_ + bytes > blocks_.back().bytes) {
+    add_block(std::max(bytes, kFirstScratch));
   }
   std::byte* at = blocks_.back().memory.get() + used_;
   used_ += bytes;
+  call_ += bytes;
+  largest_ = std::max(largest_, call_);
   return at;
 }
 
@@ -74,16 +92,30 @@ std::byte* Workspace::pinned(std::size_t bytes) {
   if (pinned_used_ + bytes > pinned_bytes_) {
     wait();
     if (bytes > pinned_bytes_) {
+      const std::size_t size = std::max(bytes, kFirstPinned);
       pinned_.reset();
-      pinned_bytes_ = std::max(bytes, kFirstPinned);
-      void* memory = nullptr;
-      check(cudaHostAlloc(&memory, pinned_bytes_, cudaHostAllocDefault), "cudaHostAlloc");
-      pinned_.reset(static_cast<std::byte*>(memory));
+      pinned_bytes_ = 0;
+      pinned_ = keep_pinned(size);
+      pinned_bytes_ = size;
     }
   }
   std::byte* at = pinned_.get() + pinned_used_;
   pinned_used_ += bytes;
   return at;
+}
+
+std::shared_ptr<std::byte> Workspace::keep_pinned(std::size_t bytes) {
+  ++taken_;
+  void* memory = nullptr;
+  const cudaError_t status = cudaHostAlloc(&memory, bytes, cudaHostAllocDefault);
+  if (status == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();  // the next launch must not find it
+    throw OutOfDeviceMemory(
+        fmt::format("cuda: the host has no memory for {:.2f} GiB more of pinned memory",
+                    static_cast<double>(bytes) / (1 << 30)));
+  }
+  check(status, "cudaHostAlloc");
+  return {static_cast<std::byte*>(memory), [](std::byte* pinned) { (void)cudaFreeHost(pinned); }};
 }
 
 void* Workspace::upload_pinned(const std::byte* pinned, std::size_t bytes) {

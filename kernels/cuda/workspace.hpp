@@ -1,10 +1,12 @@
 // The stream of one backend and what its calls use up: scratch memory of the device, and pinned
 // host memory through which lists and rows come and go. Both grow to what the largest call needs
 // and are reused; kernels of one stream run in order, so scratch of the last call may be
-// overwritten by the next. One thread at a time.
+// overwritten by the next. A growth that is refused throws OutOfDeviceMemory and leaves a workspace
+// that serves smaller calls. One thread at a time.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -27,8 +29,11 @@ class Workspace {
   DeviceMemory& memory() const { return *memory_; }
   /// Memory that outlives the call.
   std::shared_ptr<std::byte> keep(std::size_t bytes) {
+    ++taken_;
     return strict_ ? memory_->take_alone(bytes) : memory_->take(bytes);
   }
+  /// Pinned host memory that outlives the call.
+  std::shared_ptr<std::byte> keep_pinned(std::size_t bytes);
 
   /// A new call: all scratch is free again, and the device is the current one.
   void begin();
@@ -49,14 +54,16 @@ class Workspace {
   void copy_in(void* device, const void* host, std::size_t bytes);
   void copy_out(void* host, const void* device, std::size_t bytes);
   void wait();
+  /// Ends growing: scratch becomes one block for the largest call so far and an eighth more.
+  void settle();
+  /// Pieces of memory asked for so far, of the device and pinned.
+  std::uint64_t taken() const { return taken_; }
 
  private:
+  void add_block(std::size_t bytes);
   void* take_bytes(std::size_t bytes);
   void* upload_bytes(const void* host, std::size_t bytes);
 
-  struct Free {
-    void operator()(std::byte* pointer) const { (void)cudaFreeHost(pointer); }
-  };
   struct Block {
     std::shared_ptr<std::byte> memory;
     std::size_t bytes = 0;
@@ -65,10 +72,13 @@ class Workspace {
   std::shared_ptr<DeviceMemory> memory_;
   const bool strict_;
   cudaStream_t stream_ = nullptr;
-  std::vector<Block> blocks_;                       ///< one in steady state; take() uses the last
+  std::vector<Block> blocks_;  ///< one in steady state, none after a refusal; take() uses the last
   std::vector<std::shared_ptr<std::byte>> arrays_;  ///< instead of blocks, when strict
   std::size_t used_ = 0;                            ///< of the last block
-  std::unique_ptr<std::byte, Free> pinned_;
+  std::size_t call_ = 0;                            ///< bytes of this call
+  std::size_t largest_ = 0;                         ///< of any call
+  std::uint64_t taken_ = 0;
+  std::shared_ptr<std::byte> pinned_;
   std::size_t pinned_bytes_ = 0;
   std::size_t pinned_used_ = 0;  ///< copies from below it may not have happened yet
 };

@@ -7,6 +7,10 @@
 namespace fulgur::attention {
 namespace {
 
+// Edits of a row that rehearse() takes memory for; penalties over a longer history take it when
+// they come, as a step that may be refused it.
+constexpr std::size_t kEditsRehearsed = 1024;
+
 std::uint32_t row_of(const kernels::Draw& draw) { return draw.row; }
 std::uint32_t row_of(const kernels::Rank& rank) { return rank.draw.row; }
 
@@ -55,6 +59,22 @@ void DeviceDraws::run(kernels::Backend& backend, float* logits,
   if (!draws_.empty()) backend.draw(logits, vocab_, draws_, banned, drawn_.data());
   for (std::size_t i = 0; i < ranks_.size(); ++i) ranks_[i].edits = ranked_draws_[i].edits;
   if (!ranks_.empty()) backend.rank(logits, vocab_, ranks_, banned, ranked_);
+}
+
+void DeviceDraws::rehearse(kernels::Backend& backend, float* logits, std::size_t count,
+                           std::span<const std::uint32_t> banned) {
+  if (support_ == kernels::DrawSupport::none) return;
+  clear();
+  const bool sums = support_ == kernels::DrawSupport::all;
+  std::vector<kernels::LogitEdit> edits(std::min(kEditsRehearsed, vocab_));  // that change nothing
+  for (std::size_t i = 0; i < edits.size(); ++i) edits[i].token = static_cast<std::uint32_t>(i);
+  for (std::size_t row = 0; row < count; ++row) {
+    draws_.push_back({static_cast<std::uint32_t>(row), sums ? 1.0F : 0.0F, 0.5});
+    ranks_.push_back({draws_.back(), sums, {}});
+    ranked_draws_.push_back({edits, row * edits.size(), row});
+  }
+  run(backend, logits, banned);
+  clear();
 }
 
 std::optional<DeviceDraws::Chosen> DeviceDraws::chosen(std::uint32_t row,

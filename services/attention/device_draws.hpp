@@ -33,6 +33,10 @@ class DeviceDraws {
   /// Has the backend choose and rank. logits [*, vocab] in its memory; rows that were edited stay
   /// so.
   void run(kernels::Backend& backend, float* logits, std::span<const std::uint32_t> banned);
+  /// run() of `count` rows at their most expensive, drawn and ranked both, so that the backend has
+  /// taken the memory for any chunk of so many; logits [count, vocab] keep their values.
+  void rehearse(kernels::Backend& backend, float* logits, std::size_t count,
+                std::span<const std::uint32_t> banned);
   /// The row's token; nothing: the caller's. Arguments as in add().
   std::optional<Chosen> chosen(std::uint32_t row, const wire::Submit& submit,
                                const DrawContext& context) const;

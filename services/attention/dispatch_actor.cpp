@@ -69,18 +69,33 @@ ExpertDispatch::Hooks DispatchActor::make_hooks() {
   return hooks;
 }
 
-wire::Frame DispatchActor::pack(const MicroBatch& batch, std::span<const std::uint32_t> rows) {
-  const std::size_t hidden = shard_.config.hidden;
-  const std::size_t bytes = rows.size() * hidden * size_of(shard_.options.dispatch.dtype);
-  auto memory = shard_.pool->take(bytes);
-  shard_.backend->gather(batch.y.data(), rows, hidden, shard_.options.dispatch.dtype, memory.get());
-  wire::Frame frame{memory, memory.get(), bytes, shard_.pool->memory(), nullptr};
+/// In the pool's memory, or in the host's where that has none left: it travels more slowly then.
+Result<wire::Frame> DispatchActor::pack(const MicroBatch& batch,
+                                        std::span<const std::uint32_t> rows) {
+  const std::size_t bytes =
+      rows.size() * shard_.config.hidden * size_of(shard_.options.dispatch.dtype);
+  auto memory = shard_.pool->take_if_any(bytes);
+  const MemoryKind kind = memory ? shard_.pool->memory() : MemoryKind::host;
+  if (!memory) memory = host_pool_.take_if_any(bytes);
+  if (!memory) return error(Code::resource_exhausted, "no {} bytes of host memory", bytes);
+  try {
+    return gather(batch, rows, {memory, memory.get(), bytes, kind, nullptr}, memory.get());
+  } catch (const std::bad_alloc& refused) {
+    shard_.backend->finish();  // what was queued may write to the block
+    return error(Code::resource_exhausted, "{}", refused.what());
+  }
+}
+
+wire::Frame DispatchActor::gather(const MicroBatch& batch, std::span<const std::uint32_t> rows,
+                                  wire::Frame frame, std::byte* to) {
+  shard_.backend->gather(batch.y.data(), rows, shard_.config.hidden, shard_.options.dispatch.dtype,
+                         to);
   auto mark = wire::is_device(frame) ? shard_.backend->mark() : nullptr;
   if (!mark) return frame;
   // Whoever waits for the event has the block and the event to do so.
   frame.ready = mark->event();
-  frame.owner = std::make_shared<const std::pair<decltype(memory), decltype(mark)>>(
-      std::move(memory), std::move(mark));
+  frame.owner = std::make_shared<const std::pair<decltype(frame.owner), decltype(mark)>>(
+      std::move(frame.owner), std::move(mark));
   return frame;
 }
 

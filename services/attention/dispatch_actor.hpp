@@ -13,7 +13,10 @@ class DispatchActor {
 
  private:
   ExpertDispatch::Hooks make_hooks();
-  wire::Frame pack(const MicroBatch& batch, std::span<const std::uint32_t> rows);
+  Result<wire::Frame> pack(const MicroBatch& batch, std::span<const std::uint32_t> rows);
+  /// Rows of the batch to `to`, the frame's block, and what whoever reads it waits for.
+  wire::Frame gather(const MicroBatch& batch, std::span<const std::uint32_t> rows,
+                     wire::Frame frame, std::byte* to);
   void adopt(const wire::Placement& placement);
   void tick();
   void publish();
@@ -21,6 +24,7 @@ class DispatchActor {
   actor::Self& self_;
   Shard& shard_;
   ExpertDispatch dispatch_;
+  BufferPool host_pool_;  ///< where the shard's pool has nothing left
 };
 
 }  // namespace fulgur::attention

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/base/log.hpp"
 #include "services/attention/sampler.hpp"
 
 namespace fulgur::attention {
@@ -12,6 +13,8 @@ namespace {
 // device the head is read once for them all, so a batch should fit.
 constexpr std::size_t kHostLogitsChunk = 64;
 constexpr std::size_t kDeviceLogitsChunk = 256;
+// Times that a sequence is computed from the start because a step was refused memory.
+constexpr std::uint32_t kMemoryRefusalsMax = 3;
 
 }  // namespace
 
@@ -143,9 +146,31 @@ MicroBatchPtr Engine::next() {
   ++stats_.micro_batches_total;
   stats_.rows_total += batch->rows();
   stats_.micro_batch_rows.add(batch->rows());
-  float* h = batch->h.reserve(backend_, std::size_t{batch->rows()} * config_.hidden);
-  backend_.embed(*weights_.embedding, batch->tokens, h);
+  attempt(*batch, [&] {
+    float* h = batch->h.reserve(backend_, std::size_t{batch->rows()} * config_.hidden);
+    backend_.embed(*weights_.embedding, batch->tokens, h);
+  });
   return batch;
+}
+
+void Engine::rehearse(std::uint32_t rows, const std::function<void(MicroBatch&)>& layers) {
+  for (const MicroBatchPtr& lane : free_lanes_) {
+    lane->tokens.assign(rows, 0);
+    lane->y.reserve(backend_, std::size_t{rows} * config_.hidden);
+    backend_.embed(*weights_.embedding, lane->tokens,
+                   lane->h.reserve(backend_, std::size_t{rows} * config_.hidden));
+  }
+  MicroBatch& batch = *free_lanes_.front();
+  layers(batch);
+  const std::size_t count = std::min<std::size_t>(rows, kDeviceLogitsChunk);
+  logits_rows_.assign(count, 0);
+  float* logits = compute_logits(batch, 0, count);
+  draws_.rehearse(backend_, logits, count, weights_.banned);
+  host_logits(logits);
+  for (const MicroBatchPtr& lane : free_lanes_) {
+    lane->tokens.clear();
+    lane->slices.clear();
+  }
 }
 
 /// The layers are computed once for all sequences of a micro-batch: their spans go under the step
@@ -182,19 +207,19 @@ Outcome Engine::complete(const MicroBatchPtr& batch) {
     batch->trace = {};
   }
   scheduler_.complete(*batch);
-  if (batch->work == Work::forward && batch->failure.is_ok()) sample(*batch, outcome);
+  if (batch->work == Work::forward && batch->failure.is_ok()) {
+    attempt(*batch, [&] { sample(*batch, outcome); });
+  }
+  if (batch->lacked_memory()) {
+    ++stats_.memory_refusals_total;
+    log::warn("a micro-batch of {} rows was refused memory: its sequences start over why=\"{}\"",
+              batch->rows(), batch->failure.message());
+  }
   for (const Slice& slice : batch->slices) {
     Sequence* sequence = scheduler_.find(slice.sequence);
     if (sequence == nullptr) continue;  // it just ended
     if (sequence->trace) sequence->trace->end_step(clock_.now());
-    if (sequence->cancelled) {
-      end(sequence->id, wire::FinishReason::cancelled, Status::ok(), outcome);
-    } else if (!batch->failure.is_ok()) {
-      end(sequence->id, wire::FinishReason::error, batch->failure, outcome);
-    } else if (sequence->deadline_ns != 0 && sequence->deadline_ns <= clock_.wall_now()) {
-      end(sequence->id, wire::FinishReason::error,
-          error(Code::deadline_exceeded, "the deadline passed"), outcome);
-    }
+    settle(*sequence, *batch, outcome);
   }
   // The device may be combining them still, unless logits were waited for.
   if (!batch->frames.empty()) backend_.finish();
@@ -202,6 +227,30 @@ Outcome Engine::complete(const MicroBatchPtr& batch) {
   batch->snapshot.reset();
   free_lanes_.push_back(batch);
   return outcome;
+}
+
+/// What becomes of a sequence whose micro-batch has come back.
+void Engine::settle(Sequence& sequence, const MicroBatch& batch, Outcome& outcome) {
+  if (sequence.cancelled) {
+    end(sequence.id, wire::FinishReason::cancelled, Status::ok(), outcome);
+  } else if (batch.lacked_memory()) {
+    start_over(sequence, batch, outcome);
+  } else if (!batch.failure.is_ok()) {
+    end(sequence.id, wire::FinishReason::error, batch.failure, outcome);
+  } else if (sequence.deadline_ns != 0 && sequence.deadline_ns <= clock_.wall_now()) {
+    end(sequence.id, wire::FinishReason::error,
+        error(Code::deadline_exceeded, "the deadline passed"), outcome);
+  }
+}
+
+/// Some layers have seen the tokens of the step and some have not, so the state is lost. Computed
+/// again it gives the same tokens (I1). Its router asks another shard when that fails, too.
+void Engine::start_over(Sequence& sequence, const MicroBatch& batch, Outcome& outcome) {
+  if (batch.work == Work::snapshot) return;  // the state was only read, or it has been given up
+  if (sequence.memory_refusals++ < kMemoryRefusalsMax) return scheduler_.start_over(sequence);
+  end(sequence.id, wire::FinishReason::error,
+      error(Code::unavailable, "this shard is out of memory: {}", batch.failure.message()),
+      outcome);
 }
 
 void Engine::sample(const MicroBatch& batch, Outcome& outcome) {
@@ -289,6 +338,8 @@ std::span<float> Engine::host_logits(const float* row) {
 
 void Engine::report_prompt(Sequence& sequence, std::uint64_t position, std::span<const float> logits,
                            Outcome& outcome) {
+  if (position < sequence.prompt_reported) return;  // before it started over
+  sequence.prompt_reported = position + 1;
   auto& events = outcome.tokens[sequence.link].events;
   wire::TokenEvent event;
   event.request = sequence.submit.request;

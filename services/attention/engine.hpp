@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -43,6 +44,7 @@ struct EngineStats {
   telemetry::Tally wait_s{telemetry::request_buckets_s()};     ///< as wait_ns_total
   telemetry::Tally micro_batch_rows{telemetry::row_buckets()};
   std::uint64_t finished_total[4] = {};  ///< by wire::FinishReason
+  std::uint64_t memory_refusals_total = 0;  ///< micro-batches that a step of was refused memory
 };
 
 class Engine {
@@ -69,10 +71,14 @@ class Engine {
                  Outcome& outcome);
 
   /// The next micro-batch to send through the layers, its hidden state embedded; null when no lane
-  /// is free or nothing is to be done.
+  /// is free or nothing is to be done. One with a failure goes straight to complete().
   MicroBatchPtr next();
   /// The micro-batch came out of the last layer.
   Outcome complete(const MicroBatchPtr& batch);
+
+  /// For Backend::rehearse(), before the first request: takes the arrays of every lane for `rows`
+  /// rows, lets `layers` do the same with one of the batches, and what comes behind them.
+  void rehearse(std::uint32_t rows, const std::function<void(MicroBatch&)>& layers);
 
   bool idle() const { return scheduler_.empty(); }
   const Scheduler& scheduler() const { return scheduler_; }
@@ -86,6 +92,8 @@ class Engine {
  private:
   void begin_trace_steps(MicroBatch& batch);
   void sample(const MicroBatch& batch, Outcome& outcome);
+  void settle(Sequence& sequence, const MicroBatch& batch, Outcome& outcome);
+  void start_over(Sequence& sequence, const MicroBatch& batch, Outcome& outcome);
   /// Logits [count, vocab] of entries first... of logits_rows_, in the backend's memory.
   float* compute_logits(const MicroBatch& batch, std::size_t first, std::size_t count);
   void plan_draws(const std::vector<const Slice*>& owner, std::size_t first, std::size_t count);

@@ -99,7 +99,13 @@ void EngineActor::schedule_pump() {
 
 void EngineActor::pump() {
   pump_queued_ = false;
-  while (MicroBatchPtr batch = engine_.next()) actor::tell(shard_.layers.front(), Forward{batch});
+  while (MicroBatchPtr batch = engine_.next()) {
+    if (batch->failure.is_ok()) {
+      actor::tell(shard_.layers.front(), Forward{batch});
+    } else {
+      publish(engine_.complete(batch));
+    }
+  }
   if (!evacuation_) return;
   const bool overdue = shard_.clock->now() >= leave_by_;
   if ((engine_.idle() || overdue) && !std::exchange(left_, true)) {

@@ -300,7 +300,13 @@ bool ExpertDispatch::send_part(Worker& worker, Routes work, std::uint64_t cost) 
     route.row = static_cast<std::uint32_t>(std::lower_bound(rows.begin(), rows.end(), route.row) -
                                            rows.begin());
   }
-  dispatch.activations = hooks_.pack(*batch, rows);
+  auto packed = hooks_.pack(*batch, rows);
+  if (!packed.is_ok()) {
+    ++stats_.unpacked_total;
+    log::warn("dispatch not packed rows={} why=\"{}\"", rows.size(), packed.status().message());
+    return false;
+  }
+  dispatch.activations = std::move(packed).value();
 
   const std::uint64_t id = dispatch.id;
   wire::Message message;

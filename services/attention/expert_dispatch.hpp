@@ -45,6 +45,7 @@ struct DispatchStats {
   std::uint64_t nacks_total = 0;
   std::uint64_t workers_lost_total = 0;
   std::uint64_t parked_total = 0;
+  std::uint64_t unpacked_total = 0;  ///< dispatches that there was no memory to pack
   std::uint64_t overdue_total = 0;  ///< dispatches asked of another holder because they took too long
   std::uint64_t probes_total = 0;  ///< dispatches to a slower worker, to see whether it has recovered
   std::uint64_t queue_us_total = 0;    ///< in worker mailboxes
@@ -57,8 +58,9 @@ class ExpertDispatch {
   struct Hooks {
     /// Sends to a worker; a failure makes the routes go elsewhere.
     std::function<Status(transport::LinkId, wire::Message)> send;
-    /// Packs rows of batch.y into a wire block [rows, hidden].
-    std::function<wire::Frame(const MicroBatch&, std::span<const std::uint32_t> rows)> pack;
+    /// Packs rows of batch.y into a wire block [rows, hidden]; a failure is tried again a little
+    /// later.
+    std::function<Result<wire::Frame>(const MicroBatch&, std::span<const std::uint32_t> rows)> pack;
     /// All outputs of `layer` are in, or batch.failure says why not.
     std::function<void(MicroBatchPtr, std::uint32_t layer)> done;
     /// Connects to a worker; 0 when that is impossible.

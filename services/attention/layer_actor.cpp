@@ -5,12 +5,7 @@
 namespace fulgur::attention {
 
 LayerActor::LayerActor(actor::Self&, Shard* shard, std::uint32_t index)
-    : shard_(*shard),
-      index_(index),
-      layer_(index, shard->config, shard->weights.layers[index], *shard->backend, shard->scratch,
-             {shard->options.scheduler.slots, shard->options.scheduler.pages}) {
-  shard_.state_bytes += layer_.state_bytes();
-}
+    : shard_(*shard), index_(index), layer_(*shard->attention[index]) {}
 
 caf::behavior LayerActor::make_behavior() {
   return {
@@ -20,11 +15,15 @@ caf::behavior LayerActor::make_behavior() {
 }
 
 void LayerActor::forward(const MicroBatchPtr& batch) {
-  if (batch->work == Work::snapshot) layer_.snapshot(*batch);
-  if (batch->work == Work::restore) layer_.restore(*batch);
-  if (batch->work != Work::forward) return pass_on(batch);
+  if (batch->work != Work::forward) {
+    const bool copied = attempt(*batch, [&] {
+      if (batch->work == Work::snapshot) layer_.snapshot(*batch);
+      if (batch->work == Work::restore) layer_.restore(*batch);
+    });
+    return copied ? pass_on(batch) : give_up(batch);
+  }
   const Nanoseconds started = telemetry::stamp(*shard_.clock);
-  layer_.attend(*batch);
+  if (!attempt(*batch, [&] { layer_.attend(*batch); })) return give_up(batch);
   const Nanoseconds ended = telemetry::stamp(*shard_.clock);
   (is_lightning() ? shard_.busy.lightning : shard_.busy.softmax) += ended - started;
   shard_.bubble.computed_until = ended;
@@ -38,16 +37,16 @@ void LayerActor::experts_done(const MicroBatchPtr& batch) {
   const Nanoseconds started = telemetry::stamp(*shard_.clock);
   if (!batch->failure.is_ok()) {
     end_trace(*batch, started, started);
-    actor::tell(shard_.engine_actor, BatchDone{batch});
-    return;
+    return give_up(batch);
   }
   BubbleTime& bubble = shard_.bubble;
   (is_lightning() ? bubble.lightning : bubble.softmax) += started - bubble.computed_until;
-  layer_.combine(*batch, shard_.options.dispatch.dtype);
+  const bool combined =
+      attempt(*batch, [&] { layer_.combine(*batch, shard_.options.dispatch.dtype); });
   bubble.computed_until = telemetry::stamp(*shard_.clock);
   shard_.busy.combine += bubble.computed_until - started;
   end_trace(*batch, started, bubble.computed_until);
-  pass_on(batch);
+  combined ? pass_on(batch) : give_up(batch);
 }
 
 bool LayerActor::is_lightning() const {
@@ -57,6 +56,11 @@ bool LayerActor::is_lightning() const {
 void LayerActor::end_trace(MicroBatch& batch, Nanoseconds combining, Nanoseconds now) {
   if (!batch.trace.layer_open()) return;
   batch.trace.end_layer(*shard_.options.tracer, batch.failure, combining, now);
+}
+
+/// The engine decides what becomes of a batch with a failure; no other layer sees it.
+void LayerActor::give_up(const MicroBatchPtr& batch) {
+  actor::tell(shard_.engine_actor, BatchDone{batch});
 }
 
 void LayerActor::pass_on(const MicroBatchPtr& batch) {

@@ -17,11 +17,12 @@ class LayerActor {
   void experts_done(const MicroBatchPtr& batch);
   void end_trace(MicroBatch& batch, Nanoseconds combining, Nanoseconds now);
   void pass_on(const MicroBatchPtr& batch);
+  void give_up(const MicroBatchPtr& batch);
   bool is_lightning() const;
 
   Shard& shard_;
   const std::uint32_t index_;
-  AttentionLayer layer_;
+  AttentionLayer& layer_;
 };
 
 }  // namespace fulgur::attention

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "common/wire/messages.hpp"
@@ -67,10 +68,26 @@ struct MicroBatch {
   std::vector<wire::Frame> frames;        ///< keeps `outputs` alive
   std::uint32_t routes_missing = 0;
 
-  Status failure;  ///< set when the experts could not be reached in time
+  /// Set when the experts could not be reached in time, or (resource_exhausted) when a step was
+  /// refused memory. What the layers have of the batch's new tokens is of no use then.
+  Status failure;
 
   std::uint32_t rows() const { return static_cast<std::uint32_t>(tokens.size()); }
+  bool lacked_memory() const { return failure.code() == Code::resource_exhausted; }
 };
+
+/// Takes a step of a batch. False when there was no memory for it, which is the batch's failure
+/// then.
+template <class Step>
+bool attempt(MicroBatch& batch, const Step& step) {
+  try {
+    step();
+    return true;
+  } catch (const std::bad_alloc& refused) {
+    batch.failure = {Code::resource_exhausted, refused.what()};
+    return false;
+  }
+}
 
 using MicroBatchPtr = std::shared_ptr<MicroBatch>;
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <numeric>
 
 #include "common/wire/codec.hpp"
@@ -95,11 +96,17 @@ std::optional<wire::SnapshotReply> ParkedSnapshots::on_chunk(transport::LinkId l
     return std::nullopt;
   }
   Transfer& transfer = found->second;
-  Status good = append(transfer, chunk);
+  Status good;
+  try {
+    good = append(transfer, chunk);
+  } catch (const std::bad_alloc&) {
+    good = error(Code::resource_exhausted, "no memory for a section of {} bytes",
+                 transfer.section_bytes[transfer.section]);
+  }
   const bool whole = transfer.section == transfer.section_bytes.size();
   if (good.is_ok() && whole) good = finish(transfer);
   if (!good.is_ok()) {
-    ++stats_.malformed_total;
+    ++(good.code() == Code::resource_exhausted ? stats_.refused_total : stats_.malformed_total);
     arriving_.erase(found);
     return refuse(chunk.transfer, good);
   }

@@ -380,23 +380,37 @@ void Scheduler::complete(const MicroBatch& batch) {
     Sequence& sequence = *sequences_.at(slice.sequence);
     sequence.lane.reset();
     if (batch.work == Work::forward && batch.failure.is_ok()) sequence.computed += slice.rows;
-    if (batch.work == Work::snapshot && batch.capture) {
-      cache_->put(batch.snapshot);
-      sequence.capture_at = 0;
-    } else if (batch.work == Work::snapshot) {
-      sequence.snapshot = batch.snapshot;
-      release(sequence);
-      erase_id(running_, sequence.id);
-      if (sequence.departing) {
-        sequence.state = SequenceState::departed;
-        departed_.push_back(sequence.id);
-      } else {
-        ++preemptions_;
-        sequence.state = SequenceState::swapped;
-        insert_by_age(swapped_, sequence.id);
-      }
-    }
+    if (batch.work == Work::snapshot) complete_snapshot(batch, sequence);
   }
+}
+
+/// A state that could not be copied is computed again where it is wanted: the sequence gives up
+/// what it holds all the same, since others wait for that.
+void Scheduler::complete_snapshot(const MicroBatch& batch, Sequence& sequence) {
+  const bool copied = batch.failure.is_ok();
+  if (batch.capture) {
+    if (copied) cache_->put(batch.snapshot);
+    sequence.capture_at = 0;
+    return;
+  }
+  sequence.snapshot = copied ? batch.snapshot : nullptr;
+  if (!copied) sequence.computed = 0;
+  release(sequence);
+  erase_id(running_, sequence.id);
+  if (sequence.departing) {
+    sequence.state = SequenceState::departed;
+    departed_.push_back(sequence.id);
+    return;
+  }
+  ++preemptions_;
+  sequence.state = copied ? SequenceState::swapped : SequenceState::waiting;
+  copied ? insert_by_age(swapped_, sequence.id) : insert_by_age(waiting_, sequence.id);
+}
+
+void Scheduler::start_over(Sequence& sequence) {
+  FULGUR_ASSERT(!sequence.lane && sequence.state == SequenceState::running,
+                "only what runs can start over");
+  sequence.computed = 0;
 }
 
 void Scheduler::depart(Sequence& sequence) {

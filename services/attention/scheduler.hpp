@@ -50,6 +50,9 @@ class Scheduler {
   /// The micro-batch came back; its sequences may be planned again. Advances what they have computed.
   void complete(const MicroBatch& batch);
 
+  /// Forgets what the state has seen: all tokens are computed again, where the sequence is.
+  void start_over(Sequence& sequence);
+
   /// Appends a sampled token.
   void append(Sequence& sequence, std::uint32_t token);
 
@@ -76,6 +79,7 @@ class Scheduler {
     return static_cast<std::uint32_t>(waiting_.size() + swapped_.size() + departed_.size());
   }
   bool empty() const { return sequences_.empty(); }
+  const SchedulerOptions& options() const { return options_; }
   const FreeList& slots() const { return slots_; }
   const FreeList& pages() const { return pages_; }
   std::uint64_t preemptions() const { return preemptions_; }
@@ -89,6 +93,7 @@ class Scheduler {
   bool plan_capture(MicroBatch& batch);
   bool plan_restore(MicroBatch& batch);
   void plan_snapshot(MicroBatch& batch, Sequence& sequence);
+  void complete_snapshot(const MicroBatch& batch, Sequence& sequence);
   /// Whether the snapshot is this model's state after the first of the sequence's tokens.
   bool fits(const SequenceSnapshot& snapshot, const Sequence& sequence) const;
   bool plan_forward(MicroBatch& batch);

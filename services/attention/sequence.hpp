@@ -32,6 +32,8 @@ struct Sequence {
 
   SequenceState state = SequenceState::waiting;
   std::uint64_t computed = 0;  ///< tokens the state has seen
+  std::uint64_t prompt_reported = 0;  ///< positions whose prompt log-probabilities have been sent
+  std::uint32_t memory_refusals = 0;  ///< times it had to start over because memory was refused
   std::uint32_t slot = 0;
   std::vector<std::uint32_t> pages;
   std::optional<std::uint32_t> lane;  ///< the micro-batch it is in

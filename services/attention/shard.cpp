@@ -5,6 +5,7 @@
 #include "services/attention/dispatch_actor.hpp"
 #include "services/attention/engine_actor.hpp"
 #include "services/attention/layer_actor.hpp"
+#include "services/attention/rehearsal.hpp"
 
 namespace fulgur::attention {
 namespace {
@@ -23,7 +24,7 @@ void fill_sizes(ShardOptions& options, const ShardModel& model, const kernels::B
   options.dispatch.tracer = options.tracer;
 }
 
-/// Whether the state that the layers are about to allocate fits; their actors could only die of it.
+/// Whether the state that the layers are about to allocate fits: all of it, said before any of it.
 Status check_state_fits(const ShardOptions& options, const model::ModelConfig& config,
                         const kernels::Backend& backend) {
   std::uint64_t bytes = 0;
@@ -32,15 +33,39 @@ Status check_state_fits(const ShardOptions& options, const model::ModelConfig& c
     bytes += layer.piece_bytes * (lightning ? options.scheduler.slots : options.scheduler.pages);
   }
   if (bytes <= backend.memory_available()) return Status::ok();
-  return error(Code::failed_precondition,
-               "the state of {} sequences and {} KV tokens takes {:.2f} GiB, {:.2f} GiB are free beside "
-               "the weights",
-               options.scheduler.slots, std::uint64_t{options.scheduler.pages} * kernels::kPageTokens,
-               static_cast<double>(bytes) / (1 << 30),
-               static_cast<double>(backend.memory_available()) / (1 << 30));
+  return error(
+      Code::failed_precondition,
+      "the state of {} sequences and {} KV tokens takes {:.2f} GiB, {:.2f} GiB are free beside "
+      "the weights: lower --max-sequences or --kv-tokens",
+      options.scheduler.slots, std::uint64_t{options.scheduler.pages} * kernels::kPageTokens,
+      static_cast<double>(bytes) / (1 << 30),
+      static_cast<double>(backend.memory_available()) / (1 << 30));
 }
 
-/// Sequence state lives in these actors: one that fails cannot be restarted, the shard must be.
+/// Everything that serving will ask of the backend: nothing is left to fail in the middle of it.
+Status take_memory(Shard& shard) {
+  const SchedulerOptions& limits = shard.options.scheduler;
+  FULGUR_RETURN_IF_ERROR(check_state_fits(shard.options, shard.config, *shard.backend));
+  try {
+    for (std::uint32_t index = 0; index < shard.config.layers; ++index) {
+      shard.attention.push_back(std::make_unique<AttentionLayer>(
+          index, shard.config, shard.weights.layers[index], *shard.backend, shard.scratch,
+          StateLimits{limits.slots, limits.pages}));
+      shard.state_bytes += shard.attention.back()->state_bytes();
+    }
+    rehearse(shard);
+    return Status::ok();
+  } catch (const std::bad_alloc& full) {  // a GPU's message says how much it has
+    return error(
+        Code::failed_precondition,
+        "{} sequences, {} KV tokens and {} micro-batches of {} tokens do not fit beside the "
+        "weights: {}: lower --batch-tokens, --micro-batches, --max-sequences or --kv-tokens",
+        limits.slots, std::uint64_t{limits.pages} * kernels::kPageTokens, limits.lanes,
+        limits.batch_tokens, full.what());
+  }
+}
+
+/// Sequence state belongs to these actors: one that fails cannot be restarted, the shard must be.
 actor::SupervisorOptions end_shard_on_failure(Shard& shard) {
   actor::SupervisorOptions options;
   options.restarts_max = 0;
@@ -106,7 +131,6 @@ Result<std::unique_ptr<Shard>> start_shard(actor::Reactor& reactor, ShardModel m
   fill_sizes(shard->options, model, backend);
   shard->config = std::move(model.config);
   shard->weights = std::move(model.weights);
-  FULGUR_RETURN_IF_ERROR(check_state_fits(shard->options, shard->config, backend));
   shard->pool = wire::pool_for_rows(shard->options.pool, shard->config.hidden);
   shard->backend = &backend;
   shard->transport = &reactor.transport();
@@ -117,6 +141,7 @@ Result<std::unique_ptr<Shard>> start_shard(actor::Reactor& reactor, ShardModel m
                                            reactor.clock());
   shard->engine->trace_with(shard->options.tracer);
   shard->layers.resize(shard->config.layers);
+  FULGUR_RETURN_IF_ERROR(take_memory(*shard));
   reactor.spawn<actor::Supervisor>(&reactor.clock(), end_shard_on_failure(*shard),
                                    children_of(*shard, reactor));
   reactor.run_until_idle();  // the supervisor starts its children

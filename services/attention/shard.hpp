@@ -61,6 +61,8 @@ struct Shard {
   model::ModelConfig config;
   ModelWeights weights;
   LayerScratch scratch;
+  /// [layers] with all the state they will have; each is worked by its actor alone.
+  std::vector<std::unique_ptr<AttentionLayer>> attention;
   std::shared_ptr<BufferPool> pool;
   kernels::Backend* backend = nullptr;
   transport::Transport* transport = nullptr;
@@ -89,7 +91,9 @@ struct ShardModel {
   std::uint64_t weight_version = 0;
 };
 
-/// Packs the weights and starts the actors. The reactor's transport carries everything; reactor,
+/// Packs the weights, takes the memory of states and of the largest steps, and starts the actors.
+/// failed_precondition, in one line, when that does not fit: what was needed, what is free, which
+/// flags to lower. The reactor's transport carries everything; reactor,
 /// backend and clock outlive the shard, and the shard outlives the reactor's actors.
 Result<std::unique_ptr<Shard>> start_shard(actor::Reactor& reactor,
                                            const model::Checkpoint& checkpoint,

@@ -68,6 +68,12 @@ struct ShardMetrics {
           [](const Shard& shard) { return shard.engine->stats().rows_total; });
     count(metrics, "fulgur_preemptions_total", "Sequences moved to host memory for lack of pages",
           [](const Shard& shard) { return shard.engine->scheduler().preemptions(); });
+    count(metrics, "fulgur_memory_refusals_total",
+          "Micro-batches whose sequences started over because a step was refused memory",
+          [](const Shard& shard) { return shard.engine->stats().memory_refusals_total; });
+    count(metrics, "fulgur_gpu_allocations_total",
+          "Times that GPU or pinned memory was asked for; constant while serving",
+          [](const Shard& shard) { return shard.backend->allocations_total(); });
     const std::pair<const char*, std::size_t> reasons[] = {
         {"stop", 0}, {"length", 1}, {"cancelled", 2}, {"error", 3}};
     for (const auto& [reason, at] : reasons) {
@@ -91,6 +97,9 @@ struct ShardMetrics {
           [](const Shard& shard) { return shard.dispatch_stats.overdue_total; });
     count(metrics, "fulgur_dispatch_parked_total", "Times routes waited for a live replica",
           [](const Shard& shard) { return shard.dispatch_stats.parked_total; });
+    count(metrics, "fulgur_dispatch_unpacked_total",
+          "Dispatches that there was no memory to pack, tried again later",
+          [](const Shard& shard) { return shard.dispatch_stats.unpacked_total; });
     count(metrics, "fulgur_workers_lost_total", "Links to expert workers that went down",
           [](const Shard& shard) { return shard.dispatch_stats.workers_lost_total; });
     count(metrics, "fulgur_dispatch_round_trip_seconds_total",

@@ -1,6 +1,8 @@
 #include "services/expert/expert_layer.hpp"
 
 #include <algorithm>
+#include <new>
+#include <numeric>
 #include <optional>
 
 #include "common/base/assert.hpp"
@@ -41,6 +43,38 @@ struct AnswerOwner {
 };
 
 }  // namespace
+
+void rehearse_runs(kernels::Backend& backend, const kernels::Expert& weights, std::uint32_t experts,
+                   std::uint32_t hidden, const ExpertLayerLimits& limits, RunScratch& scratch) {
+  if (backend.host_memory()) return;
+  const Dtype dtype = backend.precision() == kernels::Precision::f32 ? Dtype::f32 : Dtype::bf16;
+  const auto total = static_cast<std::uint32_t>(limits.batch_rows_max);
+  const std::size_t row_bytes = hidden * size_of(dtype);
+  std::vector<std::uint32_t> rows(total);
+  std::iota(rows.begin(), rows.end(), 0U);
+  std::vector<kernels::ExpertGroup> groups;
+  for (std::uint32_t expert = 0; expert < experts; ++expert) {
+    const std::uint32_t first = total / experts * expert;
+    const std::uint32_t end = expert + 1 < experts ? total / experts * (expert + 1) : total;
+    groups.push_back({&weights, std::span(rows).subspan(first, end - first), first});
+  }
+  // Rows from and to host memory: what is staged on the way comes on top of everything else.
+  std::vector<std::byte> host(total * row_bytes);
+  backend.rehearse([&] {
+    std::byte* input = scratch.input.reserve(backend, host.size());
+    std::byte* output = scratch.output.reserve(backend, host.size());
+    std::vector<kernels::RowCopy> in, out;
+    for (std::size_t at = 0; at < host.size(); at += row_bytes) {
+      in.push_back({host.data() + at, input + at});
+      out.push_back({output + at, host.data() + at});
+    }
+    backend.copy_rows(in, row_bytes);
+    backend.experts(input, dtype, hidden, groups, output, dtype);
+    backend.experts(host.data(), dtype, hidden, groups, host.data(), dtype);
+    backend.copy_rows(out, row_bytes);
+    backend.finish();
+  });
+}
 
 ExpertLayer::ExpertLayer(std::uint32_t layer, std::uint32_t hidden, const WeightStore& store,
                          kernels::Backend& backend, const Clock& clock, BufferPool& pool,
@@ -98,23 +132,36 @@ std::vector<Pending> ExpertLayer::take_batch() {
 
 RunResult ExpertLayer::run() {
   FULGUR_ASSERT(!queue_.empty(), "nothing to run");
-  const Nanoseconds started = telemetry::stamp(clock_);
   std::vector<Pending> batch = take_batch();
+  try {
+    return run_batch(batch);
+  } catch (const std::bad_alloc& full) {
+    backend_.finish();  // the device may be reading what the batch owns
+    RunResult result;
+    result.refused = std::move(batch);
+    result.why = full.what();
+    return result;
+  } catch (...) {
+    backend_.finish();
+    throw;
+  }
+}
+
+/// The batch is whole until the last thing that can fail.
+RunResult ExpertLayer::run_batch(std::vector<Pending>& batch) {
+  const Nanoseconds started = telemetry::stamp(clock_);
   RunResult result = answer(batch);
   for (std::size_t at = 0; at < batch.size(); ++at) {
     result.answers[at].combine.queue_us =
         static_cast<std::uint32_t>((started - batch[at].arrived) / kMicrosecond);
   }
-  const bool queued = pool_.memory() == MemoryKind::device;
+  const bool queued = std::ranges::any_of(result.answers, [](const RunResult::Answer& answer) {
+    return wire::is_device(answer.combine.outputs);
+  });
   auto began = queued ? backend_.mark() : nullptr;
-  try {
-    compute(batch, result);
-  } catch (...) {
-    backend_.finish();  // the device may be reading what the batch owns
-    throw;
-  }
+  compute(batch, result);
   if (began) {
-    hand_over(std::move(batch), std::move(began), result);
+    hand_over(batch, std::move(began), result);
     return result;
   }
   result.compute = telemetry::stamp(clock_) - started;
@@ -124,13 +171,16 @@ RunResult ExpertLayer::run() {
   return result;
 }
 
-/// The answers to a batch with room for their outputs.
+/// The answers to a batch with room for their outputs, in the pool's memory or, where it has none
+/// left, the host's.
 RunResult ExpertLayer::answer(const std::vector<Pending>& batch) {
   RunResult result;
   for (const auto& item : batch) {
     const auto& dispatch = item.dispatch;
     const std::size_t bytes = dispatch.routes.size() * hidden_ * size_of(dispatch.dtype);
-    auto memory = pool_.take(bytes);
+    auto memory = pool_.take_if_any(bytes);
+    const MemoryKind kind = memory ? pool_.memory() : MemoryKind::host;
+    if (!memory) memory = scratch_->host.take(bytes);
     RunResult::Answer answer{item.link, item.trace, item.arrived, dispatch.rows, {}};
     answer.combine.id = dispatch.id;
     answer.combine.layer = layer_;
@@ -138,7 +188,7 @@ RunResult ExpertLayer::answer(const std::vector<Pending>& batch) {
     answer.combine.hidden = hidden_;
     answer.combine.dtype = dispatch.dtype;
     const auto* data = memory.get();
-    answer.combine.outputs = {std::move(memory), data, bytes, pool_.memory(), nullptr};
+    answer.combine.outputs = {std::move(memory), data, bytes, kind, nullptr};
     result.answers.push_back(std::move(answer));
     result.routed_rows += dispatch.routes.size();
   }
@@ -168,14 +218,14 @@ void ExpertLayer::compute(const std::vector<Pending>& batch, const RunResult& re
 
 /// Whoever holds an answer holds what the device reads to compute it. The transport lets go of a
 /// tensor when it has been sent, and so when it has been computed; only what is never sent waits.
-void ExpertLayer::hand_over(std::vector<Pending> batch, std::shared_ptr<const kernels::Mark> began,
+void ExpertLayer::hand_over(std::vector<Pending>& batch, std::shared_ptr<const kernels::Mark> began,
                             RunResult& result) {
   const auto run =
       std::make_shared<const QueuedRun>(device_time_, std::move(began), backend_.mark());
   result.done = run->done;
   for (std::size_t at = 0; at < batch.size(); ++at) {
     wire::Frame& outputs = result.answers[at].combine.outputs;
-    outputs.ready = run->done->event();
+    if (wire::is_device(outputs)) outputs.ready = run->done->event();
     outputs.owner =
         std::make_shared<const AnswerOwner>(std::move(outputs.owner), std::move(batch[at]), run);
   }

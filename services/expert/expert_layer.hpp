@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -54,7 +55,13 @@ class DeviceTime {
 struct RunScratch {
   kernels::Buffer<std::byte> input;
   kernels::Buffer<std::byte> output;
+  BufferPool host;  ///< of answers, where the worker's pool has nothing left
 };
+
+/// Takes the memory of the largest runs that `limits` allow, with any expert's weights. Nothing
+/// where the backend's memory is the host's. Throws std::bad_alloc.
+void rehearse_runs(kernels::Backend& backend, const kernels::Expert& weights, std::uint32_t experts,
+                   std::uint32_t hidden, const ExpertLayerLimits& limits, RunScratch& scratch);
 
 /// What one run produced: the answers in the order the dispatches arrived, and its cost.
 struct RunResult {
@@ -66,6 +73,8 @@ struct RunResult {
     wire::Combine combine;
   };
   std::vector<Answer> answers;
+  std::vector<Pending> refused;  ///< all of the run, when there was no memory for it, and …
+  std::string why;               ///< … why not
   Nanoseconds compute = 0;  ///< 0: only queued; DeviceTime has it when the answers have been sent
   std::shared_ptr<const kernels::Mark> done;  ///< the end of a run that was only queued
   std::size_t routed_rows = 0;
@@ -86,7 +95,8 @@ class ExpertLayer {
   bool idle() const { return queue_.empty(); }
   std::size_t queued() const { return queue_.size(); }
 
-  /// Runs what is pending (bounded by batch_rows_max) as one grouped product.
+  /// Runs what is pending (bounded by batch_rows_max) as one grouped product. Without memory for
+  /// it, it gives the dispatches back in `refused`: others may have room, or this worker later.
   RunResult run();
 
   /// Adds the routed rows per expert since the last call into tokens[expert] and clears them.
@@ -96,9 +106,10 @@ class ExpertLayer {
   std::optional<wire::NackReason> refuse(Pending& pending) const;
   void add_group(std::uint16_t expert, std::size_t begin, std::size_t end);
   std::vector<Pending> take_batch();
+  RunResult run_batch(std::vector<Pending>& batch);
   RunResult answer(const std::vector<Pending>& batch);
   void compute(const std::vector<Pending>& batch, const RunResult& result);
-  void hand_over(std::vector<Pending> batch, std::shared_ptr<const kernels::Mark> began,
+  void hand_over(std::vector<Pending>& batch, std::shared_ptr<const kernels::Mark> began,
                  RunResult& result);
   void run_one(const Pending& item, std::byte* output);
   void run_merged(const std::vector<Pending>& batch, const std::vector<std::byte*>& outputs);

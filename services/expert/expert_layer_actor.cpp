@@ -65,6 +65,7 @@ void ExpertLayerActor::run_pending() {
 
 void ExpertLayerActor::run() {
   RunResult result = layer_.run();
+  if (!result.refused.empty()) return refuse(result);
   if (result.done) context_.queued_runs.push_back(std::move(result.done));
   load_.routed_rows_total += result.routed_rows;
   ++load_.runs_total;
@@ -73,6 +74,17 @@ void ExpertLayerActor::run() {
     load_.wait_total += answer.combine.queue_us * kMicrosecond;
   if (context_.tracer != nullptr) record(result);
   for (auto& answer : result.answers) send(answer.link, answer.trace, std::move(answer.combine));
+}
+
+/// The shards ask other replicas, or this worker again a little later.
+void ExpertLayerActor::refuse(const RunResult& result) {
+  log::warn("no memory for a run layer={} dispatches={} why=\"{}\"", load_.layer,
+            result.refused.size(), result.why);
+  load_.refused_total += result.refused.size();
+  for (const Pending& pending : result.refused) {
+    send(pending.link, pending.trace,
+         wire::Nack{pending.dispatch.id, context_.epoch, load_.layer, wire::NackReason::busy});
+  }
 }
 
 /// A span for each traced dispatch of the run.

@@ -40,6 +40,7 @@ class ExpertLayerActor {
   void run_pending();
   bool device_is_full();
   void run();
+  void refuse(const RunResult& result);
   LayerLoad take_load();
   void record(const RunResult& result);
   void send(transport::LinkId link, const TraceContext& trace, wire::Body body);

@@ -115,7 +115,10 @@ std::size_t ExpertNodeActor::put_urgent_first(std::vector<ReplicaId>& ids,
 
 void ExpertNodeActor::on_loaded(const ReplicaLoaded& loaded) {
   if (!loaded.weights) {
-    if (wanted_.contains(loaded.id)) finish_prepare(Code::data_loss, loaded.why);
+    ++load_.load_failures_total;
+    if (preparing_epoch_ == 0 || !wanted_.contains(loaded.id)) return;
+    loader_->load({}, 0);  // the orchestrator plans again: the rest would only take more memory
+    finish_prepare(loaded.why.code(), loaded.why.message());
     return;
   }
   const bool was_missing = !context_.store->find(loaded.id);
@@ -183,8 +186,10 @@ void ExpertNodeActor::on_layer_load(const LayerLoad& layer) {
   if (--loads_missing_ > 0) return;
   wire::Load load;
   load_.runs_total = 0;
+  load_.refused_total = 0;
   for (const auto& last : last_) {
     load_.runs_total += last.runs_total;
+    load_.refused_total += last.refused_total;
     load.queue_depth += static_cast<std::uint32_t>(last.queued);
     load.tokens_total += last.routed_rows_total;
     load.requests_total += last.dispatches_total;

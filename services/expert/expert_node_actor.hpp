@@ -29,6 +29,8 @@ struct NodeLoad {
   std::vector<std::uint64_t> expert_tokens_total;  ///< [layers * experts]
   std::uint64_t nacks_total = 0;
   std::uint64_t runs_total = 0;
+  std::uint64_t refused_total = 0;        ///< dispatches that there was no memory to run
+  std::uint64_t load_failures_total = 0;  ///< replicas that could not be loaded
 };
 
 class ExpertNodeActor {

@@ -19,7 +19,7 @@ struct HeartbeatDue {};
 struct ReplicaLoaded {
   ReplicaId id;
   std::shared_ptr<const kernels::Expert> weights;  ///< null when loading failed
-  std::string why;
+  Status why;
 };
 
 /// Node actor -> layer actor: add your per-expert counts since the last call to this heartbeat.
@@ -32,6 +32,7 @@ struct LayerLoad {
   std::uint64_t dispatches_total = 0;
   std::uint64_t routed_rows_total = 0;
   std::uint64_t runs_total = 0;  ///< grouped products
+  std::uint64_t refused_total = 0;  ///< dispatches that there was no memory to run
   Nanoseconds busy_total = 0;
   Nanoseconds wait_total = 0;  ///< of dispatches in the queue
   std::vector<std::uint64_t> expert_tokens;  ///< [experts] since the last AskLoad

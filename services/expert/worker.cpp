@@ -17,6 +17,26 @@ void adopt_node(Worker& worker, actor::Reactor& reactor, const actor::Handle& st
   reactor.subscribe_links(started);
 }
 
+/// Memory for the largest runs, before anything else can take it.
+Status take_memory(Worker& worker, const WorkerModel& model, kernels::Backend& backend) {
+  if (backend.host_memory()) return Status::ok();
+  const std::vector<ReplicaId> held = worker.store->held();
+  std::shared_ptr<const kernels::Expert> weights;
+  if (!held.empty()) weights = worker.store->find(held.front());
+  if (!weights) {
+    FULGUR_ASSIGN_OR_RETURN(weights, model.load({0, 0}));
+  }
+  try {
+    rehearse_runs(backend, *weights, model.experts, model.hidden, worker.context.limits,
+                  *worker.context.scratch);
+    return Status::ok();
+  } catch (const std::bad_alloc& full) {  // a GPU's message says how much it has
+    return error(Code::failed_precondition,
+                 "runs of {} rows do not fit beside one expert: {}: lower --batch-rows",
+                 worker.context.limits.batch_rows_max, full.what());
+  }
+}
+
 /// The front alone knows what it was asked to hold and owns the link to the orchestrator: when it
 /// fails the process must end, or it would keep its links and answer nobody.
 void spawn_node(Worker& worker, actor::Reactor& reactor, const NodeOptions& node) {
@@ -77,12 +97,12 @@ Result<std::unique_ptr<Worker>> start_worker(actor::Reactor& reactor, const Work
   context.tracer = options.tracer;
   context.pool = wire::pool_for_rows(std::move(options.pool), model.hidden);
   context.limits = options.limits;
+  FULGUR_RETURN_IF_ERROR(take_memory(*worker, model, backend));
   // The node actor exists before the loader is asked for anything.
   ReplicaSource::OnLoaded on_loaded =
       [raw = worker.get()](ReplicaId id, Result<std::shared_ptr<const kernels::Expert>> loaded) {
-        actor::tell(raw->node, loaded.is_ok()
-                                   ? ReplicaLoaded{id, *loaded, ""}
-                                   : ReplicaLoaded{id, nullptr, loaded.status().to_string()});
+        actor::tell(raw->node, loaded.is_ok() ? ReplicaLoaded{id, *loaded, Status::ok()}
+                                              : ReplicaLoaded{id, nullptr, loaded.status()});
       };
   if (options.make_source) worker->loader = options.make_source(std::move(on_loaded));
   spawn_node(*worker, reactor, {options.orchestrator, options.registration, options.drain_timeout,

@@ -18,7 +18,8 @@ struct WorkerModel {
   std::uint32_t layers = 0;
   std::uint32_t experts = 0;
   std::uint32_t hidden = 0;
-  std::function<Result<std::shared_ptr<const kernels::Expert>>(ReplicaId)> load;  ///< for `hold`
+  /// For `hold`, and of one expert where that is empty: to find out what runs take.
+  std::function<Result<std::shared_ptr<const kernels::Expert>>(ReplicaId)> load;
 };
 
 struct WorkerOptions {
@@ -47,8 +48,9 @@ struct Worker {
   actor::Handle node;
 };
 
-/// Loads `options.hold` and starts the actors. `packer` packs replicas that an orchestrator asks for
-/// on the loader's own thread; null when replicas are fixed. Reactor, checkpoint, backend and clock
+/// Loads `options.hold`, takes the memory of the largest runs and starts the actors; an error, in
+/// one line, when that does not fit. `packer` packs replicas that an orchestrator asks for on the
+/// loader's own thread; null when replicas are fixed. Reactor, checkpoint, backend and clock
 /// outlive the worker, and the worker outlives the reactor's actors.
 Result<std::unique_ptr<Worker>> start_worker(actor::Reactor& reactor,
                                              std::shared_ptr<const model::Checkpoint> checkpoint,

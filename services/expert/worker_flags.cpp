@@ -21,6 +21,10 @@ void add_worker_flags(CLI::App& app, WorkerFlags& flags) {
   app.add_option("--load-bytes-per-second", flags.load_bytes_per_second,
                  "rate of loading replicas that nobody waits for; 0: no limit")
       ->capture_default_str();
+  app.add_option("--batch-rows", flags.batch_rows,
+                 "routed rows of one run; a GPU's memory for them is taken at start")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
   app.add_option("--drain-timeout", flags.drain_timeout_s,
                  "seconds SIGTERM waits for replicas to move away")
       ->check(CLI::Range(0.0, 3600.0))
@@ -40,6 +44,7 @@ void add_worker_flags(CLI::App& app, WorkerFlags& flags) {
 void apply(const WorkerFlags& flags, WorkerOptions& options) {
   options.registration.capacity_bytes = flags.capacity_bytes;
   options.registration.failure_domain = flags.failure_domain;
+  options.limits.batch_rows_max = flags.batch_rows;
   options.load_bytes_per_second = flags.load_bytes_per_second;
   options.drain_timeout =
       static_cast<Nanoseconds>(flags.drain_timeout_s * static_cast<double>(kSecond));

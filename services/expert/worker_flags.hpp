@@ -13,6 +13,7 @@ struct WorkerFlags {
   std::uint64_t capacity_bytes = 0;
   std::uint64_t load_bytes_per_second = 256U << 20;
   double drain_timeout_s = 20;
+  std::size_t batch_rows = ExpertLayerLimits{}.batch_rows_max;
   std::string weights = "bf16";  ///< how the backend keeps experts: bf16 | fp8
   std::string failure_domain;  ///< the host's name by default
 };

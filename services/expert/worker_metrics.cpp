@@ -13,6 +13,13 @@ struct WorkerMetrics {
         runs(metrics.counter("fulgur_expert_runs_total",
                              "Grouped products that ran them: rows over runs is the batch")),
         nacks(metrics.counter("fulgur_expert_nacks_total", "Dispatches refused by the front")),
+        refused(metrics.counter("fulgur_expert_memory_refusals_total",
+                                "Dispatches given back because their run was refused memory")),
+        load_failures(metrics.counter("fulgur_expert_load_failures_total",
+                                      "Replicas that could not be loaded")),
+        allocations(metrics.counter(
+            "fulgur_gpu_allocations_total",
+            "Times that GPU or pinned memory was asked for; constant while serving")),
         busy(metrics.counter("fulgur_expert_busy_seconds_total", "Time spent in expert products"),
              telemetry::MirroredCounter::kPerNanosecond),
         queue(metrics.gauge("fulgur_expert_queue_depth", "Dispatches waiting")),
@@ -33,6 +40,9 @@ struct WorkerMetrics {
   telemetry::MirroredCounter rows;
   telemetry::MirroredCounter runs;
   telemetry::MirroredCounter nacks;
+  telemetry::MirroredCounter refused;
+  telemetry::MirroredCounter load_failures;
+  telemetry::MirroredCounter allocations;
   telemetry::MirroredCounter busy;
   telemetry::Gauge& queue;
   telemetry::Gauge& held_bytes;
@@ -53,6 +63,9 @@ std::function<void()> worker_metrics(telemetry::Metrics& metrics, actor::Reactor
     own->rows.set(load.load.tokens_total);
     own->runs.set(load.runs_total);
     own->nacks.set(load.nacks_total);
+    own->refused.set(load.refused_total);
+    own->load_failures.set(load.load_failures_total);
+    own->allocations.set(worker.context.backend->allocations_total());
     own->busy.set(load.load.busy_ns_total);
     own->queue.Set(load.load.queue_depth);
     own->held_bytes.Set(static_cast<double>(worker.store->held_bytes()));

@@ -41,8 +41,12 @@ BlockSource device_blocks(kernels::Backend& backend) {
   const auto blocks = std::make_shared<std::map<void*, std::shared_ptr<std::byte>>>();
   return {MemoryKind::device,
           [&backend, blocks](std::size_t bytes) -> void* {
-            auto block = backend.allocate(bytes);
-            return ((*blocks)[block.get()] = block).get();
+            try {
+              auto block = backend.allocate(bytes);
+              return ((*blocks)[block.get()] = block).get();
+            } catch (const std::bad_alloc&) {
+              return nullptr;
+            }
           },
           [blocks](void* block) { blocks->erase(block); }};
 }

@@ -24,11 +24,18 @@ struct Memory {
   };
   std::map<void*, Block> blocks;  ///< by the address that was given out
   std::size_t used = 0;
+  std::uint64_t requests = 0;
   int key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
 };
 Memory& memory() {
   static Memory instance;
   return instance;
+}
+
+/// Whether this request for memory is the one to be refused. Under memory().mutex.
+bool refused() {
+  ++memory().requests;
+  return machine().refuse_in > 0 && --machine().refuse_in == 0;
 }
 
 }  // namespace
@@ -41,6 +48,11 @@ Machine& machine() {
 std::size_t allocations() {
   const std::lock_guard lock(memory().mutex);
   return memory().blocks.size();
+}
+
+std::uint64_t requests_total() {
+  const std::lock_guard lock(memory().mutex);
+  return memory().requests;
 }
 
 // Exceptions masked, flush to zero, subnormal operands are zero.
@@ -63,6 +75,7 @@ using fulgur::kernels::emulation::DeviceMode;
 using fulgur::kernels::emulation::kPage;
 using fulgur::kernels::emulation::machine;
 using fulgur::kernels::emulation::memory;
+using fulgur::kernels::emulation::refused;
 
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = machine().devices;
@@ -94,7 +107,7 @@ cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
 cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
   const std::size_t size = (bytes + kPage - 1) / kPage * kPage;
   const std::lock_guard lock(memory().mutex);
-  if (memory().used + size > machine().memory) return cudaErrorMemoryAllocation;
+  if (refused() || memory().used + size > machine().memory) return cudaErrorMemoryAllocation;
   void* mapped =
       mmap(nullptr, size + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) return cudaErrorMemoryAllocation;
@@ -131,6 +144,8 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
 }
 
 cudaError_t cudaHostAlloc(void** pointer, std::size_t bytes, unsigned) {
+  const std::lock_guard lock(memory().mutex);
+  if (refused()) return cudaErrorMemoryAllocation;
   *pointer = std::malloc(bytes);
   return *pointer != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
 }

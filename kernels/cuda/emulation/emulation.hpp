@@ -95,10 +95,30 @@ struct Machine {
   int minor = 0;
   int driver = 13000;
   std::size_t memory = std::size_t{4} << 30;
+  /// The so manieth request for memory, of the device or pinned, counted down, is refused; 0: none.
+  std::uint64_t refuse_in = 0;
 };
 Machine& machine();
 /// Blocks of device memory that are allocated now.
 std::size_t allocations();
+/// Requests for memory so far, of the device and pinned, granted or not.
+std::uint64_t requests_total();
+
+/// Kernels do nothing in this thread while one lives: for what is asked for because of its memory.
+class Idle {
+ public:
+  Idle() : before_(active()) { active() = true; }
+  ~Idle() { active() = before_; }
+  Idle(const Idle&) = delete;
+  Idle& operator=(const Idle&) = delete;
+  static bool& active() {
+    static thread_local bool idle = false;
+    return idle;
+  }
+
+ private:
+  const bool before_;
+};
 
 template <class F>
 void each_thread(const F& f) {
@@ -125,6 +145,7 @@ class DeviceMode {
 
 template <class Body>
 void run_grid(dim3 grid, unsigned threads, const Body& body) {
+  if (Idle::active()) return;
   const DeviceMode mode;
   block_size = dim3(threads);
   const std::size_t blocks = std::size_t{grid.x} * grid.y * grid.z;

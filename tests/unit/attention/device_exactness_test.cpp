@@ -25,11 +25,13 @@ std::unique_ptr<kernels::Backend> device(Dtype activations, bool strict = false)
 
 class DeviceExactness : public testing::TestWithParam<Dtype> {
  protected:
-  /// Runs requests (every step-th) on a mesh of the device's backend; expects the CPU's answers.
+  /// Runs requests (every step-th) on a mesh of the device's backend; expects the CPU's answers, and
+  /// that serving asks for no memory.
   static void expect_cpu_answers(mesh::LocalMeshOptions options, std::size_t step = 1) {
     RealClock clock;
     const auto backend = device(GetParam());
     auto mesh = mesh::LocalMesh::start(tiny(), *backend, clock, std::move(options)).value();
+    const std::uint64_t allocations = backend->allocations_total();
     const auto all = requests();
     std::map<std::size_t, std::uint64_t> ids;
     for (std::size_t at = 0; at < all.size(); at += step) {
@@ -37,6 +39,7 @@ class DeviceExactness : public testing::TestWithParam<Dtype> {
       for (int pass = 0; pass < 20; ++pass) mesh->step();
     }
     ASSERT_TRUE(mesh->run());
+    EXPECT_EQ(backend->allocations_total(), allocations);
     for (const auto& [at, id] : ids) {
       expect_same(mesh->generation(id), yardstick(GetParam())[at], at);
     }

@@ -141,6 +141,25 @@ TEST(MixedDeviceMesh, ProcessesWithoutAGpuTakePart) {
   }
 }
 
+// A GPU that has blocks for every other tensor only: the rest goes through host memory.
+TEST(ShortDeviceMesh, RowsTravelThroughHostMemoryWhereTheirPoolHasNone) {
+  Gpus gpus({DeviceCarrier::peer});
+  auto options = on(gpus);
+  std::uint64_t refused = 0;
+  options.gpu = [&](const std::string&) {
+    mesh::LocalGpu local = gpus.of("host");
+    BlockSource blocks = test::device_blocks(*gpus.backend);
+    const auto allocate = [&refused, give = blocks.allocate,
+                           turn = std::uint64_t{0}](std::size_t bytes) mutable -> void* {
+      return ++turn % 2 == 0 ? (++refused, nullptr) : give(bytes);
+    };
+    local.pool = std::make_shared<BufferPool>(0, BlockSource{blocks.kind, allocate, blocks.free});
+    return local;
+  };
+  EXPECT_GT(expect_the_cpus_tokens(gpus, options), 100U);
+  EXPECT_GT(refused, 100U);
+}
+
 TEST(DyingDeviceMesh, WorkersDieInMidDispatchAndNoTokenChanges) {
   std::uint64_t retries = 0;
   for (const DeviceCarrier carrier : {DeviceCarrier::peer, DeviceCarrier::nccl}) {

@@ -225,6 +225,107 @@ TEST(Scheduler, PreemptsTheNewestAndBringsItBack) {
   EXPECT_EQ(scheduler.pages().used(), 0U);
 }
 
+/// The next micro-batch, which was refused memory.
+MicroBatch refused(Scheduler& scheduler) {
+  MicroBatch batch;
+  EXPECT_TRUE(scheduler.plan(batch));
+  batch.failure = {Code::resource_exhausted, "no memory"};
+  scheduler.complete(batch);
+  return batch;
+}
+
+TEST(Scheduler, AStepThatWasRefusedMemoryIsTakenFromTheStart) {
+  Scheduler scheduler(small());
+  ASSERT_TRUE(scheduler.submit(make(1, 200)).is_ok());
+  MicroBatch batch;
+  ASSERT_TRUE(scheduler.plan(batch));
+  scheduler.complete(batch);
+  Sequence& sequence = *scheduler.find(1);
+  EXPECT_EQ(sequence.computed, 128U);
+  const auto pages = sequence.pages;
+  EXPECT_EQ(refused(scheduler).work, Work::forward);
+  EXPECT_EQ(sequence.computed, 128U);
+  scheduler.start_over(sequence);
+  ASSERT_TRUE(scheduler.plan(batch));
+  EXPECT_EQ(batch.slices[0].position, 0U);
+  EXPECT_EQ(batch.slices[0].rows, 128U);
+  EXPECT_TRUE(std::ranges::equal(std::span(sequence.pages).first(2), std::span(pages).first(2)))
+      << "it keeps what it holds";
+  scheduler.complete(batch);
+  scheduler.remove(1);
+  EXPECT_EQ(scheduler.pages().used(), 0U);
+}
+
+TEST(Scheduler, AStateThatCannotBeCopiedIsComputedAgain) {
+  auto options = small();
+  options.pages = 2;
+  Scheduler scheduler(options);
+  for (SequenceId id = 1; id <= 2; ++id) ASSERT_TRUE(scheduler.submit(make(id, 64, 60)).is_ok());
+  MicroBatch batch;
+  ASSERT_TRUE(scheduler.plan(batch));
+  scheduler.complete(batch);
+  for (SequenceId id = 1; id <= 2; ++id) scheduler.append(*scheduler.find(id), 7);
+  EXPECT_EQ(refused(scheduler).work, Work::snapshot);
+  const Sequence& victim = *scheduler.find(2);
+  EXPECT_EQ(victim.state, SequenceState::waiting);
+  EXPECT_EQ(victim.computed, 0U);
+  EXPECT_EQ(victim.snapshot, nullptr);
+  EXPECT_EQ(scheduler.pages().used(), 1U) << "the oldest has its room all the same";
+  ASSERT_TRUE(scheduler.plan(batch));
+  EXPECT_EQ(batch.slices[0].sequence, 1U);
+  scheduler.complete(batch);
+  scheduler.remove(1);
+  ASSERT_TRUE(scheduler.plan(batch));
+  EXPECT_EQ(batch.slices[0].sequence, 2U);
+  EXPECT_EQ(batch.slices[0].rows, 65U);
+  scheduler.complete(batch);
+}
+
+TEST(Scheduler, AStateThatCannotBeBroughtBackIsComputedAgain) {
+  auto options = small();
+  options.pages = 2;
+  Scheduler scheduler(options);
+  for (SequenceId id = 1; id <= 2; ++id) ASSERT_TRUE(scheduler.submit(make(id, 64, 60)).is_ok());
+  MicroBatch batch;
+  ASSERT_TRUE(scheduler.plan(batch));
+  scheduler.complete(batch);
+  for (SequenceId id = 1; id <= 2; ++id) scheduler.append(*scheduler.find(id), 7);
+  ASSERT_TRUE(scheduler.plan(batch));
+  ASSERT_EQ(batch.work, Work::snapshot);
+  scheduler.complete(batch);
+  scheduler.remove(1);
+  EXPECT_EQ(refused(scheduler).work, Work::restore);
+  Sequence& sequence = *scheduler.find(2);
+  EXPECT_EQ(sequence.state, SequenceState::running);
+  scheduler.start_over(sequence);
+  ASSERT_TRUE(scheduler.plan(batch));
+  EXPECT_EQ(batch.work, Work::forward);
+  EXPECT_EQ(batch.slices[0].rows, 65U);
+  scheduler.complete(batch);
+}
+
+// One that leaves is handed over without its state; a copy for the prompt cache is not missed.
+TEST(Scheduler, CopiesForOthersThatAreRefusedMemoryAreLeftOut) {
+  auto options = small();
+  PrefixCache cache({}, StateShape{});
+  Scheduler scheduler(options, &cache);
+  ASSERT_TRUE(scheduler.submit(make(1, 100)).is_ok());
+  MicroBatch batch;
+  ASSERT_TRUE(scheduler.plan(batch));
+  scheduler.complete(batch);
+  Sequence& sequence = *scheduler.find(1);
+  scheduler.append(sequence, 7);
+  const MicroBatch capture = refused(scheduler);
+  EXPECT_TRUE(capture.capture);
+  EXPECT_EQ(cache.stats().stored_total, 0U);
+  EXPECT_EQ(sequence.computed, 100U) << "it goes on";
+  scheduler.depart(sequence);
+  EXPECT_EQ(refused(scheduler).work, Work::snapshot);
+  EXPECT_EQ(sequence.state, SequenceState::departed);
+  EXPECT_EQ(sequence.snapshot, nullptr);
+  EXPECT_EQ(scheduler.slots().used(), 0U);
+}
+
 /// Random arrivals, lanes, cancels: limits hold at every step and everything ends.
 void run_random(std::uint64_t seed) {
   Rng rng(seed);

@@ -1,9 +1,10 @@
-// Status, Result, rng and bf16: the small types everything else stands on.
+// Status, Result, rng, bf16 and buffers: the small types everything else stands on.
 #include <gtest/gtest.h>
 
 #include <cmath>
 
 #include "common/base/bf16.hpp"
+#include "common/base/buffer_pool.hpp"
 #include "common/base/rng.hpp"
 #include "common/base/status.hpp"
 
@@ -43,6 +44,29 @@ TEST(Rng, DependsOnSeedAndCounterOnly) {
   EXPECT_EQ(second, random_bits(7, 1));
   EXPECT_NE(random_bits(8, 0), first);
   for (int i = 0; i < 1000; ++i) EXPECT_LT(a.below(10), 10U);
+}
+
+// Where its source has nothing left it hands out a larger block that lies idle, then says so.
+TEST(BufferPool, UsesWhatLiesIdleWhereItsSourceHasNothingLeft) {
+  std::size_t left = 2;
+  const BlockSource host = host_block_source();
+  BufferPool pool(1 << 20, {host.kind,
+                            [&](std::size_t bytes) {
+                              return left == 0 ? nullptr : (--left, host.allocate(bytes));
+                            },
+                            host.free});
+  auto large = pool.take(4096);
+  auto small = pool.take(512);
+  std::byte* const idle = large.get();
+  EXPECT_EQ(pool.take_if_any(512), nullptr);
+  EXPECT_THROW(pool.take(512), std::bad_alloc);
+  large.reset();
+  EXPECT_EQ(pool.take_if_any(8192), nullptr) << "nothing that large";
+  for (int again = 0; again < 2; ++again) {
+    auto borrowed = pool.take_if_any(512);
+    EXPECT_EQ(borrowed.get(), idle);
+  }
+  EXPECT_EQ(pool.take(4096).get(), idle) << "it went back to its own shelf";
 }
 
 }  // namespace

@@ -121,6 +121,38 @@ TEST_F(DeviceLayerTest, MergedRowsOfHostAndDeviceHaveTheReferencesBits) {
   }
 }
 
+TEST_F(DeviceLayerTest, AnswersLieInHostMemoryWhereThePoolHasNone) {
+  std::size_t blocks = 0;
+  const BlockSource device = test::device_blocks(*backend_);
+  BufferPool pool(0, {device.kind,
+                      [&](std::size_t bytes) {
+                        return blocks == 0 ? nullptr : (--blocks, device.allocate(bytes));
+                      },
+                      device.free});
+  ExpertLayer layer(0, kHidden, store_, *backend_, clock_, pool, {}, time_);
+  for (blocks = 0; blocks <= 3;) {
+    const std::size_t given = blocks;
+    for (std::uint64_t id = 0; id < 3; ++id) {
+      Pending pending = dispatch(id, true);
+      ASSERT_FALSE(layer.push(id == 1 ? on_device(pending) : pending));
+    }
+    RunResult result = layer.run();
+    ASSERT_EQ(result.answers.size(), 3U);
+    EXPECT_EQ(result.done != nullptr, given > 0) << "all in host memory: it is over";
+    for (std::uint64_t id = 0; id < 3; ++id) {
+      const wire::Frame& outputs = result.answers[id].combine.outputs;
+      EXPECT_EQ(wire::is_device(outputs), id < given);
+      EXPECT_EQ(outputs.ready != nullptr, id < given);
+      const auto bytes = wire::is_device(outputs)
+                             ? bytes_of(result.answers[id].combine)
+                             : std::vector(outputs.data, outputs.data + outputs.size);
+      EXPECT_EQ(bytes, expected(dispatch(id, true))) << given;
+    }
+    result.answers.clear();
+    blocks = given + 1;
+  }
+}
+
 TEST_F(DeviceLayerTest, AnAnswerOwnsWhatTheDeviceReadsForIt) {
   Pending first = on_device(dispatch(1, true)), second = on_device(dispatch(2, true));
   const std::weak_ptr<const void> rows[] = {first.dispatch.activations.owner,

@@ -67,6 +67,91 @@ TEST_F(EmulationTest, MemoryRunsOutWithAnExceptionAndComesBack) {
   EXPECT_NO_THROW(backend->allocate(std::size_t{60} << 20)) << "neighbours have joined";
 }
 
+/// Operations whose scratch, pinned memory and buffers grow from call to call; the last results.
+std::vector<float> growing_calls(Backend& backend, bool keep_going = false) {
+  constexpr std::size_t kCols = 192, kOut = 8;
+  Rng rng(9);
+  const HostWeight weight = random_weight(rng, kOut, kCols, Dtype::bf16);
+  const HostMatrix parts[] = {weight.matrix()};
+  const auto matrix = backend.pack(parts);
+  Buffer<float> x, y;
+  std::vector<float> result;
+  for (const std::size_t rows : {8UL, 600UL, 12'000UL}) {
+    const auto host = random_floats(rng, rows * kCols);
+    result.assign(rows, kPoison);
+    for (bool done = false; !done;) {
+      try {
+        float* input = x.reserve(backend, rows * kCols);
+        float* output = y.reserve(backend, rows * kOut);
+        backend.upload(reinterpret_cast<std::byte*>(input), host.data(), host.size() * 4);
+        backend.matmul(input, rows, *matrix, output);
+        std::vector<std::uint32_t> first(rows);
+        std::vector<float> column(rows * kOut);
+        for (std::uint32_t i = 0; i < rows; ++i) first[i] = i;
+        backend.gather(output, first, kOut, Dtype::f32,
+                       reinterpret_cast<std::byte*>(column.data()));
+        for (std::size_t i = 0; i < rows; ++i) result[i] = column[i * kOut + i % kOut];
+        done = true;
+      } catch (const std::bad_alloc&) {
+        if (!keep_going) throw;
+      }
+    }
+  }
+  return result;
+}
+
+TEST_F(EmulationTest, EveryRefusedRequestLeavesABackendThatGoesOn) {
+  emulation::machine().memory = std::size_t{60} << 20;  // no chunk fits: each piece is asked for
+  for (const bool strict : {false, true}) {
+    const CudaOptions options{.shape = {}, .strict = strict};
+    const std::uint64_t before = emulation::requests_total();
+    const auto expected = growing_calls(*make_emulated_cuda_backend(options).value());
+    const std::uint64_t requests = emulation::requests_total() - before;
+    EXPECT_GT(requests, 5U);
+    std::uint64_t refused = 0;
+    for (std::uint64_t n = 1; n <= requests; ++n) {
+      emulation::machine().refuse_in = n;
+      auto made = make_emulated_cuda_backend(options);
+      if (!made.is_ok()) {
+        ++refused;
+        continue;
+      }
+      try {
+        EXPECT_TRUE(same_bits(growing_calls(*made.value(), true), expected)) << n;
+      } catch (const std::bad_alloc&) {
+        ++refused;  // packing, which nobody tries again here
+      }
+      EXPECT_EQ(emulation::machine().refuse_in, 0U) << "the run has asked less often";
+    }
+    EXPECT_LT(refused, requests);
+  }
+}
+
+TEST_F(EmulationTest, WhatWasRehearsedIsThereForSmallerCalls) {
+  constexpr std::size_t kCols = 192, kOut = 8, kRows = 20'000;
+  const auto backend = make_emulated_cuda_backend({}).value();
+  Rng rng(9);
+  const HostWeight weight = random_weight(rng, kOut, kCols, Dtype::bf16);
+  const HostMatrix parts[] = {weight.matrix()};
+  const auto matrix = backend->pack(parts);
+  Buffer<float> x, y;
+  const auto call = [&](std::size_t rows) {
+    float* input = x.reserve(*backend, rows * kCols);
+    backend->matmul(input, rows, *matrix, y.reserve(*backend, rows * kOut));
+    std::vector<std::uint32_t> list(rows);
+    std::vector<std::byte> out(rows * kOut * 4);
+    backend->gather(y.data(), list, kOut, Dtype::f32, out.data());
+  };
+  backend->rehearse([&] { call(kRows); });
+  const std::uint64_t requests = emulation::requests_total();
+  const std::uint64_t taken = backend->allocations_total();
+  for (const std::size_t rows : {1UL, 300UL, kRows, 7UL, kRows}) call(rows);
+  EXPECT_EQ(backend->allocations_total(), taken);
+  EXPECT_EQ(emulation::requests_total(), requests);
+  call(2 * kRows);
+  EXPECT_GT(backend->allocations_total(), taken);
+}
+
 TEST_F(EmulationTest, HostCodeThatTouchesDeviceMemoryDies) {
   const int key = pkey_alloc(0, 0);
   if (key < 0) GTEST_SKIP() << "this processor has no protection keys";

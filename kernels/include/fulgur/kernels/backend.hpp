@@ -21,6 +21,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <span>
@@ -189,8 +190,16 @@ class Backend {
     return {new std::byte[bytes], std::default_delete<std::byte[]>()};
   }
 
-  /// Throws std::bad_alloc when there is not so much (also pack and friends). Zeroed memory of this
-  /// backend, 64-byte aligned.
+  /// Makes `calls`, operations of this backend in the largest shapes it will see, for the memory
+  /// that they take: later calls find it. Their results are undefined. Throws std::bad_alloc.
+  virtual void rehearse(const std::function<void()>& calls) { calls(); }
+  /// Times that memory was asked for: of the device, and pinned. Nothing but allocate(),
+  /// allocate_host() and packing adds to it once the largest shapes were rehearsed.
+  virtual std::uint64_t allocations_total() const { return 0; }
+
+  /// Throws std::bad_alloc when there is not so much, as does every operation that needs memory of
+  /// its own; the backend can be used on, results and states of that call are undefined. Zeroed
+  /// memory of this backend, 64-byte aligned.
   virtual std::shared_ptr<std::byte> allocate(std::size_t bytes) = 0;
   virtual void upload(std::byte* device, const void* host, std::size_t bytes) = 0;
   virtual void download(void* host, const std::byte* device, std::size_t bytes) = 0;
