@@ -26,6 +26,12 @@ fulgur_test(emulated_exactness_test
             DEPENDS fulgur::local_mesh fulgur::slice_model fulgur::direct_model fulgur::test_support fulgur::emulated_device
             LABELS exactness TIMEOUT 300)
 fulgur_use_actor_pch(emulated_exactness_test)
+# What becomes of a mesh whose GPU has too little memory.
+fulgur_test(device_memory_test
+            SOURCES attention/device_memory_test.cpp expert/declined_replica_test.cpp
+            DEPENDS fulgur::local_mesh fulgur::orchestrator fulgur::test_support fulgur::emulated_device
+            LABELS exactness TIMEOUT 300)
+fulgur_use_actor_pch(device_memory_test)
 if(FULGUR_CUDA_FOUND)
   fulgur_test(device_exactness_test
               SOURCES attention/device_exactness_test.cpp attention/device_mesh_test.cpp
