@@ -24,7 +24,7 @@ def requests_of(count):
     for i in range(count):
         yield {"model": "fulgur-tiny", "prompt": PROMPTS[i % len(PROMPTS)], "max_tokens": 48 + i % 3 * 24,
                "temperature": 0 if i % 3 == 0 else 0.8, "seed": i, "logprobs": 1 if i % 2 else None,
-               "top_p": 0.95 if i % 4 == 2 else 1}
+               "top_p": 0.95 if i % 4 == 2 else 1, "top_k": 40 if i % 5 < 2 else 0}
 
 
 def ask(body):

@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
-"""What telemetry costs a running mesh: pairs of runs, one with it and one without.
+"""What telemetry costs a running mesh: pairs of answers, one with it and one without.
 
-    bench/telemetry/paired.py [--pairs 20] [--tokens 600] [--streams 1] [--programs build/release/bin]
+    bench/telemetry/paired.py [--rounds 8] [--pairs 100] [--tokens 200] [--programs build/release/bin]
 
-Each run is a mesh of its own (router, shard, two workers, orchestrator; the bundled model, /metrics
-scraped by nobody) that answers the same greedy prompts; FULGUR_HOT_PATH_TELEMETRY=off leaves out
-the clock readings, tallies and observations that only metrics need (common/telemetry/hot_path.hpp).
-The order within a pair alternates, so that drift of the machine cancels. Prints for wall time and
-for CPU time of all services the median of the pairs' ratios and its 95 % interval (order statistics).
+A round is a mesh of its own (router, shard, two workers, orchestrator; the bundled model) that answers the
+same greedy prompt again and again. SIGUSR1 to its processes leaves out, or takes up again, the clock
+readings, tallies and observations that only metrics need (common/telemetry/hot_path.hpp), so that the two
+answers of a pair come from the same processes, a moment apart, in an order drawn anew. Prints the median
+ratio of all pairs for wall time and its 95 % interval (order statistics), and for CPU time of all services
+the ratio of the sums.
 """
 import argparse
-import concurrent.futures
 import json
 import os
 import random
+import signal
 import statistics
 import subprocess
 import tempfile
@@ -33,9 +34,9 @@ def cpu_seconds(pids):
     return total / TICKS
 
 
-def ask(port, stream, tokens):
-    body = {"prompt": f"Stream {stream}: count slowly from one.", "max_tokens": tokens,
-            "temperature": 0, "ignore_eos": True}
+def ask(port, tokens):
+    body = {"prompt": "Once upon a time there was", "max_tokens": tokens, "temperature": 0,
+            "ignore_eos": True}
     request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions",
                                      json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=300) as answer:
@@ -43,21 +44,29 @@ def ask(port, stream, tokens):
 
 
 class Mesh:
-    def __init__(self, args, port, telemetry):
-        self.port = port
+    def __init__(self, args):
+        self.port = args.port
         self.fulgur = os.path.join(args.programs, "fulgur")
-        environment = dict(os.environ)
-        if not telemetry:
-            environment["FULGUR_HOT_PATH_TELEMETRY"] = "off"
+        environment = dict(os.environ, FULGUR_HOT_PATH_TELEMETRY="switch")
         with tempfile.TemporaryFile("w+") as log:
-            started = subprocess.run([self.fulgur, "up", "--detach", "--port", str(port)],
+            started = subprocess.run([self.fulgur, "up", "--detach", "--port", str(self.port)],
                                      env=environment, cwd=ROOT, stdout=log, stderr=log)
             if started.returncode != 0:
                 log.seek(0)
                 raise RuntimeError(log.read())
         status = json.loads(subprocess.check_output(
-            [self.fulgur, "status", "--port", str(port), "--json"], cwd=ROOT))
+            [self.fulgur, "status", "--port", str(self.port), "--json"], cwd=ROOT))
         self.pids = [service["pid"] for service in status["services"]]
+        # The orchestrator has no hot path, and would end.
+        self.switched = [service["pid"] for service in status["services"]
+                         if service["kind"] != "orchestrator"]
+        self.telemetry = True
+
+    def switch(self, telemetry):
+        if telemetry != self.telemetry:
+            for pid in self.switched:
+                os.kill(pid, signal.SIGUSR1)
+        self.telemetry = telemetry
 
     def __enter__(self):
         return self
@@ -67,14 +76,25 @@ class Mesh:
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def run(args, port, telemetry):
-    """(wall seconds, CPU seconds, texts) of one mesh's answers, after a warm-up."""
-    with Mesh(args, port, telemetry) as mesh, \
-            concurrent.futures.ThreadPoolExecutor(args.streams) as pool:
-        list(pool.map(lambda n: ask(port, n, 100), range(args.streams)))
-        cpu, wall = cpu_seconds(mesh.pids), time.monotonic()
-        texts = list(pool.map(lambda n: ask(port, n, args.tokens), range(args.streams)))
-        return time.monotonic() - wall, cpu_seconds(mesh.pids) - cpu, texts
+def measure(mesh, tokens):
+    """(wall seconds, CPU seconds, text) of one answer."""
+    cpu, wall = cpu_seconds(mesh.pids), time.monotonic()
+    text = ask(mesh.port, tokens)
+    return time.monotonic() - wall, cpu_seconds(mesh.pids) - cpu, text
+
+
+def round_of(args, order, walls, cpu):
+    """Adds wall(with) / wall(without) of each pair to `walls`, CPU seconds to `cpu`."""
+    with Mesh(args) as mesh:
+        measure(mesh, 4 * args.tokens)  # warm-up
+        for _ in range(args.pairs):
+            got = {}
+            for telemetry in order.sample((True, False), 2):
+                mesh.switch(telemetry)
+                got[telemetry] = measure(mesh, args.tokens)
+                cpu[telemetry] += got[telemetry][1]
+            assert got[True][2] == got[False][2], "telemetry changed a token"
+            walls.append(got[True][0] / got[False][0])
 
 
 def interval(values):
@@ -88,26 +108,20 @@ def interval(values):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--tokens", type=int, default=600)
-    parser.add_argument("--streams", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--port", type=int, default=18350)
     parser.add_argument("--programs", default=os.path.join(ROOT, "build/release/bin"))
     args = parser.parse_args()
     order = random.Random(1)
-    walls, cpus = [], []
-    for pair in range(args.pairs):
-        got = {}
-        for telemetry in order.sample((True, False), 2):
-            got[telemetry] = run(args, args.port, telemetry)
-        assert got[True][2] == got[False][2], "telemetry changed a token"
-        walls.append(got[True][0] / got[False][0])
-        cpus.append(got[True][1] / got[False][1])
-        print(f"pair {pair + 1}: wall {got[True][0]:.3f} / {got[False][0]:.3f} s, "
-              f"cpu {got[True][1]:.2f} / {got[False][1]:.2f} s", flush=True)
-    for name, ratios in (("wall time", walls), ("CPU time", cpus)):
-        middle, low, high = interval(ratios)
-        print(f"{name}, with over without: {middle:.4f} (95 %: {low:.4f} to {high:.4f})")
+    walls, cpu = [], {True: 0.0, False: 0.0}
+    for number in range(args.rounds):
+        round_of(args, order, walls, cpu)
+        print(f"round {number + 1}: wall {statistics.median(walls[-args.pairs:]):.4f}", flush=True)
+    middle, low, high = interval(walls)
+    print(f"wall time, with over without: {middle:.4f} (95 %: {low:.4f} to {high:.4f})")
+    print(f"CPU time of all services: {cpu[True] / cpu[False]:.4f} ({cpu[True]:.1f} / {cpu[False]:.1f} s)")
 
 
 if __name__ == "__main__":

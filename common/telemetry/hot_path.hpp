@@ -1,16 +1,22 @@
-// Whether the services measure themselves on the hot path. Always, but for a bench that wants to know
-// what it costs (bench/telemetry/paired.sh): FULGUR_HOT_PATH_TELEMETRY=off in the environment of a
-// process leaves out the clock readings, tallies and observations that only metrics need. Busy times
-// then stay 0, so autoscaling and the split of latencies have no input.
+// Whether the services measure themselves on the hot path. Always, but for the bench that wants to know
+// what it costs (bench/telemetry/paired.py): in a process started with FULGUR_HOT_PATH_TELEMETRY=switch
+// each SIGUSR1 leaves out, or takes up again, the clock readings, tallies and observations that only
+// metrics need. Busy times are meaningless then, so autoscaling and the split of latencies are too.
 #pragma once
+
+#include <atomic>
 
 #include "common/base/clock.hpp"
 
 namespace fulgur::telemetry {
 
-extern const bool kHotPath;  ///< read from the environment once, before main()
+extern std::atomic<bool> hot_path;  ///< read hot_path_on()
+inline bool hot_path_on() { return hot_path.load(std::memory_order_relaxed); }
 
-/// A reading of the clock that nothing but metrics needs; 0 when they are off.
-inline Nanoseconds stamp(const Clock& clock) { return kHotPath ? clock.now() : 0; }
+/// A reading for durations that nothing but metrics needs; 0 when they are off. Of the host's clock it
+/// is the processor's counter scaled to that clock, within microseconds of it, never before the thread's
+/// last one: an ordinary reading waits until all earlier instructions are done, which costs a decode step
+/// ten times what a loop of readings shows.
+Nanoseconds stamp(const Clock& clock);
 
 }  // namespace fulgur::telemetry

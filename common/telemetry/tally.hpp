@@ -19,7 +19,7 @@ class Tally {
       : bounds_(std::move(bounds)), counts_(bounds_.size() + 1) {}
 
   void add(double value) {
-    if (!kHotPath) return;
+    if (!hot_path_on()) return;
     const auto bucket = std::lower_bound(bounds_.begin(), bounds_.end(), value) - bounds_.begin();
     ++counts_[static_cast<std::size_t>(bucket)];
     sum_ += value;

@@ -371,7 +371,7 @@ void ExpertDispatch::on_combine(transport::LinkId link, wire::Combine combine) {
   worker->pace.answered(clock_.now(), units(part.cost), part.alone && worker->outstanding == 1);
   stats_.queue_us_total += combine.queue_us;
   stats_.compute_us_total += combine.compute_us;
-  if (telemetry::kHotPath)
+  if (telemetry::hot_path_on())
     stats_.round_trip_us_total +=
         static_cast<std::uint64_t>((clock_.now() - part.sent) / kMicrosecond);
   end_trace(part, &combine);

@@ -100,7 +100,7 @@ Session::Run* Session::find(std::uint64_t request) {
 }
 
 void Session::measure(Run& run) {
-  if (!telemetry::kHotPath) return;
+  if (!telemetry::hot_path_on()) return;
   const Nanoseconds now = clock_.now();
   metrics_.generated_tokens.Increment();
   if (run.last_token == 0) {
