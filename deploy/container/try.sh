@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # try.sh IMAGE: does the image do what the manifests count on? Size, every service by its name, a
 # wrong environment refused with one line, and a mesh of five containers that answers a completion:
-# without rights, user 65532, read-only root, no network but a loopback that they share. Needs root,
-# podman, runc, curl, nsenter; ends with exit code 1 and what failed.
+# without rights, user 65532, read-only root, the limits of deploy/k8s/base, no network but a loopback
+# that they share. Needs root, podman, runc, curl, nsenter; ends with exit code 1 and what failed.
 set -euo pipefail
 image=$1
+base=$(cd "$(dirname "${BASH_SOURCE[0]}")/../k8s/base" && pwd)
 size_max_mb=200
 work=$(mktemp -d)
 names=()
@@ -44,14 +45,36 @@ refused() {
   printf '  exit %s: %s\n' "$code" "$(cat "$work/out")"
 }
 
+# The limits of a service's pod, as podman's flags: '2' and 1Gi are --cpus=2 --memory=1g.
+limits_of() {
+  sed -n "s/^ *limits: {cpu: '\([0-9]*\)', memory: \([0-9]*\)\([MG]\)i}$/--cpus=\1 --memory=\2\3/p" \
+    "$base/$1.yaml"
+}
+
 # start SERVICE NAME FLAGS…: the first of all has the network, the others join it.
 start() {
-  local service=$1 name=fulgur-try-$$-$2 network=none
+  local service=$1 name=fulgur-try-$$-$2 network=none limits
   shift 2
+  read -ra limits <<<"$(limits_of "$service")"
+  [[ ${#limits[@]} -eq 2 ]] || fail "no limits in $base/$service.yaml"
   [[ ${#names[@]} -eq 0 ]] || network=container:${names[0]}
-  contained --detach --network "$network" --name "$name" "$image" "$service" \
+  contained --detach --network "$network" --name "$name" "${limits[@]}" "$image" "$service" \
     --model=/opt/fulgur/models/fulgur-tiny --log-level=info "$@" >/dev/null
   names+=("$name")
+}
+
+# Peak memory of a container and what it may have, in MiB (cgroup version 1 or 2).
+memory_of() {
+  local pid group
+  pid=$(podman inspect --format '{{.State.Pid}}' "$1")
+  group=$(sed -n 's/^[0-9]*:memory://p' "/proc/$pid/cgroup")
+  if [[ -n $group ]]; then
+    group=/sys/fs/cgroup/memory$group
+    echo "$(($(<"$group/memory.max_usage_in_bytes") >> 20)) of $(($(<"$group/memory.limit_in_bytes") >> 20))"
+  else
+    group=/sys/fs/cgroup$(sed -n 's/^0:://p' "/proc/$pid/cgroup")
+    echo "$(($(<"$group/memory.peak") >> 20)) of $(($(<"$group/memory.max") >> 20))"
+  fi
 }
 
 inside() { # a program of this machine in their network
@@ -109,6 +132,10 @@ inside curl -fsS -o "$work/answer" -H 'Content-Type: application/json' \
   http://127.0.0.1:8000/v1/completions || fail "no completion"
 echo "five containers answer: $(cat "$work/answer")"
 grep -q '"completion_tokens":24' "$work/answer" || fail "not 24 tokens"
+
+for name in "${names[@]}"; do
+  echo "  ${name#fulgur-try-*-}: $(memory_of "$name") MiB at most"
+done
 
 # In the order in which an operator would end them.
 for name in "${names[4]}" "${names[1]}" "${names[3]}" "${names[2]}" "${names[0]}"; do
