@@ -2,7 +2,8 @@
 
 `fulgur up` with the bundled model, first on the CPU, then with --backend cuda, shards and workers on the
 given GPUs in turn. The same requests (greedy and sampled, with log-probabilities) must get the same
-answers from both, to the last digit, while workers are killed with SIGKILL on the GPUs. Exit 1 if not.
+answers from both, to the last digit, while workers are killed with SIGKILL on the GPUs, and none may
+ask for GPU or pinned memory between its start and the end of the first round. Exit 1 if not.
 """
 import argparse
 import concurrent.futures
@@ -49,6 +50,19 @@ class Mesh:
     def services(self):
         return json.loads(self.run("status", "--json", "--port", str(PORT)))["services"]
 
+    def allocations(self):
+        """By member, how often it has asked for GPU or pinned memory since it started."""
+        counts = {}
+        for line in self.run("status", "--port", str(PORT)).splitlines():
+            words = line.split()
+            if not words or words[0] not in ("attention", "expert"):
+                continue
+            with urllib.request.urlopen(f"http://{words[-1]}/metrics", timeout=10) as response:
+                for metric in response.read().decode().splitlines():
+                    if metric.startswith("fulgur_gpu_allocations_total"):
+                        counts[words[1]] = float(metric.split()[-1])
+        return counts
+
     def __enter__(self):
         return self
 
@@ -92,15 +106,20 @@ def main():
         expected, seconds, _ = answers(bodies)
     print(f"cpu: {len(expected)} answers in {seconds:.1f} s")
     with Mesh(program, "--backend", "cuda", "--gpus", *args.gpus.split(",")) as mesh:
+        time.sleep(1)  # totals are exported twice a second
+        before = mesh.allocations()
         got, seconds, _ = answers(bodies)
         print(f"cuda on GPUs {args.gpus}: {len(got)} answers in {seconds:.1f} s, "
               f"{sum(a == b for a, b in zip(got, expected))} as the CPU's")
+        time.sleep(1)
+        after = mesh.allocations()
+        print(f"requests for memory, before and after: {before} {after}")
         hurt, seconds, killed = answers(bodies, kill_workers(mesh, args.kills))
         print(f"with {killed} workers killed: {len(hurt)} answers in {seconds:.1f} s, "
               f"{sum(a == b for a, b in zip(hurt, expected))} as the CPU's")
         for service in mesh.services():
             print("  ", json.dumps(service)[:200])
-    return 0 if got == expected and hurt == expected else 1
+    return 0 if got == expected and hurt == expected and before == after else 1
 
 
 if __name__ == "__main__":
