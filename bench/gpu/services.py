@@ -1,4 +1,4 @@
-"""The real services on GPUs: python3 services.py --bin DIR [--gpus 0,1]
+"""The real services on GPUs: python3 services.py --bin DIR [--gpus 0,1] [--model DIR]
 
 `fulgur up` with the bundled model, first on the CPU, then with --backend cuda, shards and workers on the
 given GPUs in turn. The same requests (greedy and sampled, with log-probabilities) must get the same
@@ -21,11 +21,13 @@ PROMPTS = ["Once upon a time", "The little dog", "A girl named Lily went to the 
            "Tom and his mother", "There was a big red ball", "One day, it rained"]
 
 
-def requests_of(count):
+def requests_of(count, has_text):
     for i in range(count):
-        yield {"model": "fulgur-tiny", "prompt": PROMPTS[i % len(PROMPTS)], "max_tokens": 48 + i % 3 * 24,
+        ids = [(i * 31 + at * at) % 2000 + 3 for at in range(5 + i * 7 % 150)]
+        yield {"prompt": PROMPTS[i % len(PROMPTS)] if has_text else ids, "max_tokens": 48 + i % 3 * 24,
                "temperature": 0 if i % 3 == 0 else 0.8, "seed": i, "logprobs": 1 if i % 2 else None,
-               "top_p": 0.95 if i % 4 == 2 else 1, "top_k": 40 if i % 5 < 2 else 0}
+               "top_p": 0.95 if i % 4 == 2 else 1, "top_k": 40 if i % 5 < 2 else 0,
+               "return_token_ids": True}
 
 
 def ask(body):
@@ -33,13 +35,14 @@ def ask(body):
                                      json.dumps(body).encode(), {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=120) as response:
         choice = json.load(response)["choices"][0]
-    return choice["text"], choice["finish_reason"], (choice.get("logprobs") or {}).get("token_logprobs")
+    said = choice["text"] or choice.get("token_ids")
+    return said, choice["finish_reason"], (choice.get("logprobs") or {}).get("token_logprobs")
 
 
 class Mesh:
-    def __init__(self, program, *flags):
+    def __init__(self, program, model, *flags):
         self.program = program
-        self.run("up", "--detach", "--no-demo", "--port", str(PORT), "--model", MODEL, *flags)
+        self.run("up", "--detach", "--no-demo", "--port", str(PORT), "--model", model, *flags)
 
     def run(self, *arguments):
         done = subprocess.run([self.program, *arguments], capture_output=True, text=True, timeout=180)
@@ -99,24 +102,30 @@ def main():
     parser.add_argument("--gpus", default="0")
     parser.add_argument("--requests", type=int, default=96)
     parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--model", help="another checkpoint, which may have no tokenizer; its answers are "
+                        "compared with those of one GPU and one worker")
     args = parser.parse_args()
     program = os.path.join(args.bin, "fulgur")
-    bodies = list(requests_of(args.requests))
-    with Mesh(program) as mesh:
+    bodies = list(requests_of(args.requests, not args.model))
+    gpus = args.gpus.split(",")
+    plain = ["--backend", "cuda", "--gpus", gpus[0], "--experts", "1"] if args.model else []
+    model = args.model or MODEL
+    with Mesh(program, model, *plain) as mesh:
         expected, seconds, _ = answers(bodies)
-    print(f"cpu: {len(expected)} answers in {seconds:.1f} s")
-    with Mesh(program, "--backend", "cuda", "--gpus", *args.gpus.split(",")) as mesh:
+    first = "one worker" if args.model else "the CPU"
+    print(f"{first}: {len(expected)} answers in {seconds:.1f} s")
+    with Mesh(program, model, "--backend", "cuda", "--gpus", *gpus) as mesh:
         time.sleep(1)  # totals are exported twice a second
         before = mesh.allocations()
         got, seconds, _ = answers(bodies)
         print(f"cuda on GPUs {args.gpus}: {len(got)} answers in {seconds:.1f} s, "
-              f"{sum(a == b for a, b in zip(got, expected))} as the CPU's")
+              f"{sum(a == b for a, b in zip(got, expected))} as {first}'s")
         time.sleep(1)
         after = mesh.allocations()
         print(f"requests for memory, before and after: {before} {after}")
         hurt, seconds, killed = answers(bodies, kill_workers(mesh, args.kills))
         print(f"with {killed} workers killed: {len(hurt)} answers in {seconds:.1f} s, "
-              f"{sum(a == b for a, b in zip(hurt, expected))} as the CPU's")
+              f"{sum(a == b for a, b in zip(hurt, expected))} as {first}'s")
         for service in mesh.services():
             print("  ", json.dumps(service)[:200])
     return 0 if got == expected and hurt == expected and before == after else 1

@@ -91,11 +91,20 @@ SynthPreset prenorm_tied() {
   return {"prenorm-tied", "raw residuals, tied embeddings, one expert a token", config, 1};
 }
 
+SynthPreset m1_small() {
+  ModelConfig config = base_config(4, 4);
+  config.hidden = 512;
+  config.vocab = 2048;
+  set_attention(config, 8, 1, 128, 64);
+  set_experts(config, 8, 2, 256);
+  return {"m1-small", "MiniMax-M1's heads and groups, 60 MB: what the sm_90 kernels take", config, 1};
+}
+
 }  // namespace
 
 const std::vector<SynthPreset>& synth_presets() {
   static const std::vector<SynthPreset> kPresets = {bench_1b(), tiny_random(), odd(),
-                                                    wide_experts(), prenorm_tied()};
+                                                    wide_experts(), prenorm_tied(), m1_small()};
   return kPresets;
 }
 

@@ -138,7 +138,7 @@ TEST(SynthTest, RefusesWhatItMustNotDo) {
   const ScratchDirectory scratch;
   EXPECT_EQ(synthesize({.preset = "huge", .directory = scratch.at("x")}).status().message(),
             "preset \"huge\" is unknown; expected one of bench-1b, tiny-random, odd, wide-experts, "
-            "prenorm-tied");
+            "prenorm-tied, m1-small");
   fs::create_directory(scratch.at("full"));
   write_bytes(scratch.at("full/notes.txt"), "keep me");
   const auto refused = synthesize({.preset = "odd", .directory = scratch.at("full")});
