@@ -34,7 +34,7 @@ double best_seconds(const Work& work) {
 }
 
 double read_bandwidth(cpu::ComputePool& pool, const cpu::KernelTable& kernels) {
-  const auto memory = cpu::allocate_pages(kReadBytes, true);
+  const auto memory = cpu::allocate_pages(kReadBytes, true, true);
   auto* words = reinterpret_cast<std::uint32_t*>(memory.get());
   for (std::size_t i = 0; i < kReadBytes / 4; i += 16) words[i] = static_cast<std::uint32_t>(i);
   const auto* data = reinterpret_cast<const float*>(memory.get());

@@ -41,7 +41,7 @@ std::size_t row_stride(std::size_t cols, RowFormat format) {
 }  // namespace
 
 std::shared_ptr<std::byte> CpuBackend::allocate(std::size_t bytes) {
-  return allocate_pages(bytes, bytes <= kPopulateBytes);
+  return allocate_pages(bytes, bytes <= kPopulateBytes, false);
 }
 
 void CpuBackend::upload(std::byte* device, const void* host, std::size_t bytes) {

@@ -54,8 +54,8 @@ void fill_bf16(const PanelMatrix::RowSource& source, std::size_t cols, std::size
 
 /// Fresh pages, of 2 MiB where they fit and the kernel has them: a stream of weights then misses
 /// the TLB once in 512 times, and the processor's own prefetch does not stop every 4 KiB.
-std::byte* map_aligned(std::size_t bytes) {
-  const std::size_t spare = bytes >= kHugeBytes ? kHugeBytes : 0;
+std::byte* map_pages(std::size_t bytes, bool huge) {
+  const std::size_t spare = huge && bytes >= kHugeBytes ? kHugeBytes : 0;
   void* mapped =
       mmap(nullptr, bytes + spare, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) throw std::bad_alloc();
@@ -72,13 +72,13 @@ std::byte* map_aligned(std::size_t bytes) {
 
 }  // namespace
 
-std::shared_ptr<std::byte> allocate_pages(std::size_t bytes, bool populate) {
+std::shared_ptr<std::byte> allocate_pages(std::size_t bytes, bool populate, bool huge) {
   if (bytes < kMapBytes) {
     auto buffer = std::make_shared<AlignedBuffer<std::byte>>(std::max<std::size_t>(bytes, 1));
     std::memset(buffer->data(), 0, bytes);
     return {buffer, buffer->data()};
   }
-  std::byte* pages = map_aligned(bytes);
+  std::byte* pages = map_pages(bytes, huge);
   if (populate) {
     // A mapped page may still cost the hypervisor a fault: pay for it here, not in a step.
     for (std::size_t i = 0; i < bytes; i += kPageBytes) {
@@ -99,7 +99,7 @@ PanelMatrix::PanelMatrix(std::size_t rows, std::size_t cols, std::span<const Row
   const std::size_t element = narrow ? 2 : 4;
   panel_bytes_ = pairs() * 2 * kPanelColumns * element;
   bytes_ = pairs() * 2 * columns_ * element;
-  data_ = allocate_pages(bytes_, true);
+  data_ = allocate_pages(bytes_, true, true);
   fill(sources);
 }
 
@@ -154,7 +154,7 @@ std::vector<PanelMatrix::RowSource> interleaved_rows(const HostMatrix& gate, con
 
 TableMatrix::TableMatrix(const HostMatrix& table)
     : rows_(table.rows), cols_(table.cols), dtype_(table.dtype) {
-  data_ = allocate_pages(bytes(), true);
+  data_ = allocate_pages(bytes(), true, true);
   if (bytes() > 0) std::memcpy(data_.get(), table.data, bytes());
 }
 
