@@ -13,6 +13,7 @@ import torch
 import cases
 import checks
 import library
+import softmax_checks
 import timing
 
 
@@ -66,7 +67,7 @@ def main():
     timed = not args.no_time
     if "rows" in only:
         stage("rows", checks.check_rows, lib, report)
-        stage("rotary", checks.check_rotary, lib, report)
+        stage("rotary", softmax_checks.check_rotary, lib, report)
         if timed:
             stage("rows, timed", cases.row_cases, lib, rows)
     if "dense" in only:
@@ -83,8 +84,8 @@ def main():
             stage("lightning prefill, timed", cases.lightning_prefill_cases, lib, rows)
             stage("lightning decode, timed", cases.lightning_decode_cases, lib, rows)
     if "softmax" in only:
-        stage("softmax", checks.check_softmax, lib, report)
-        stage("softmax prefill", checks.check_softmax_prefill, lib, report)
+        stage("softmax", softmax_checks.check_softmax, lib, report)
+        stage("softmax prefill", softmax_checks.check_softmax_prefill, lib, report)
         if timed:
             stage("softmax prefill, timed", cases.softmax_prefill_cases, lib, rows)
             stage("softmax, timed", cases.softmax_cases, lib, rows)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 import checks
 import library
+import softmax_checks
 from timing import time_graph_ms, time_ms
 
 BF16, F32 = checks.BF16, checks.F32
@@ -171,7 +172,7 @@ def softmax_cases(lib, rows):
         sets = 4 if count * length <= 32768 else 1
         calls, plain = [], []
         for _ in range(sets):
-            table, stride, pages, q = checks.softmax_setup(lib, [length] * count)
+            table, stride, pages, q = softmax_checks.softmax_setup(lib, [length] * count)
             lengths = torch.full((count,), length, dtype=torch.int32, device="cuda")
             floats = lib.lib.fg_softmax_scratch(count, 64, length) // 4
             partial = torch.empty(floats, **F32)
@@ -202,10 +203,10 @@ def softmax_cases(lib, rows):
 def softmax_prefill_cases(lib, rows):
     from torch.nn.attention import SDPBackend, sdpa_kernel
     for length in (2048, 8192, 32768):
-        table, stride, pages, _ = checks.softmax_setup(lib, [length])
+        table, stride, pages, _ = softmax_checks.softmax_setup(lib, [length])
         q = torch.randn(length, 64, 128, **BF16)
         out = torch.empty(length, 64, 128, **BF16)
-        tiles = checks.softmax_tiles([(0, length, 0, 0)])
+        tiles = softmax_checks.softmax_tiles([(0, length, 0, 0)])
         run = lambda: lib.call("fg_softmax_prefill", q, pages, table, stride, tiles, tiles.shape[0],
                                64, 8, out)
         moved = length * (4096 + 64 * 512)
