@@ -75,7 +75,7 @@ class Planner {
 
   /// The backend of the turn-th process that computes.
   void place(ServicePlan& plan, std::size_t turn) const {
-    append(plan, {"--backend", options_.backend});
+    append(plan, {"--backend", options_.backend, "--isa", options_.isa});
     if (options_.backend != "cuda" || options_.gpus.empty()) return;
     append(plan, {"--gpu", std::to_string(options_.gpus[turn % options_.gpus.size()])});
   }

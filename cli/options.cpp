@@ -58,6 +58,9 @@ CLI::App* add_up(CLI::App& app, UpOptions& up) {
   cmd->add_option("--backend", up.backend, "what computes")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
+  cmd->add_option("--isa", up.isa, "instructions of backend cpu; amx has bits of its own")
+      ->check(CLI::IsMember({"auto", "avx", "amx", "avx512bf16", "avx512", "avx2"}))
+      ->capture_default_str();
   cmd->add_option("--gpus", up.gpus, "GPUs of backend cuda, taken in turn by shards, then workers")
       ->delimiter(',')
       ->check(CLI::Range(0, 1023));

@@ -21,6 +21,7 @@ struct UpOptions {
   std::string activations = "bf16";
   std::string transport = "auto";
   std::string backend = "cpu";
+  std::string isa = "auto";  ///< of backend cpu
   std::vector<std::uint32_t> gpus{0};  ///< that services of backend cuda take in turn
   std::string expert_weights = "bf16";  ///< bf16 | fp8, of backend cuda
   std::uint32_t threads = 0;  ///< of an attention shard; 0: chosen from the machine

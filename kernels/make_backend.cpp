@@ -7,7 +7,7 @@ Result<std::unique_ptr<Backend>> make_backend(const BackendOptions& options) {
     if (options.expert_weights != ExpertWeights::bf16) {
       return error(Code::invalid_argument, "fp8 expert weights need backend cuda");
     }
-    return make_cpu_backend({options.precision, options.threads, options.cpus, ""});
+    return make_cpu_backend({options.precision, options.threads, options.cpus, options.isa});
   }
   if (options.kind == "cuda") {
     return make_cuda_backend({.precision = options.precision,

@@ -25,6 +25,7 @@ struct Options {
   std::uint32_t threads = 2;
   std::string backend = "cpu";
   std::string expert_weights = "bf16";
+  std::string isa = "auto";
   int gpu = 0;
   std::string activations = "bf16";
   std::vector<std::uint32_t> decode{1, 8, 32};
@@ -164,6 +165,7 @@ Status run_local(const Options& options, std::shared_ptr<const model::Checkpoint
   kind.precision = options.activations == "f32" ? kernels::Precision::f32 : kernels::Precision::bf16;
   kind.threads = options.threads;
   if (cpus.size() >= options.threads) kind.cpus.assign(cpus.begin(), cpus.begin() + options.threads);
+  kind.isa = options.isa;
   kind.device = options.gpu;
   kind.shape = checkpoint->config().shape();
   kind.expert_weights = kernels::expert_weights_of(options.expert_weights);
@@ -199,7 +201,7 @@ Status run(const Options& options) {
   const std::vector<int> cpus = kernels::allowed_cpus();
   kernels::Roofline roofline;  // of a GPU it would be wrong: no bounds then
   if (options.backend == "cpu") {
-    FULGUR_ASSIGN_OR_RETURN(roofline, kernels::measure_roofline(options.threads, cpus));
+    FULGUR_ASSIGN_OR_RETURN(roofline, kernels::measure_roofline(options.threads, cpus, options.isa));
   }
   if (options.mesh.empty()) return run_local(options, checkpoint, cpus, roofline);
   const RealClock clock;
@@ -220,6 +222,7 @@ int main(int argc, char** argv) {
   app.add_option("--mesh", options.mesh, "endpoint of a running attention shard; else one process");
   app.add_option("--threads", options.threads, "compute threads")->capture_default_str();
   app.add_option("--backend", options.backend, "what computes, without --mesh")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
+  app.add_option("--isa", options.isa, "instructions of backend cpu, and of the bound")->check(CLI::IsMember({"auto", "avx", "amx", "avx512bf16", "avx512", "avx2"}))->capture_default_str();
   app.add_option("--gpu", options.gpu, "number of the GPU of backend cuda")->capture_default_str();
   app.add_option("--expert-weights", options.expert_weights, "of backend cuda")->check(CLI::IsMember({"bf16", "fp8"}))->capture_default_str();
   app.add_option("--activations", options.activations)->check(CLI::IsMember({"bf16", "f32"}))->capture_default_str();

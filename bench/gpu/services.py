@@ -108,7 +108,8 @@ def main():
     program = os.path.join(args.bin, "fulgur")
     bodies = list(requests_of(args.requests, not args.model))
     gpus = args.gpus.split(",")
-    plain = ["--backend", "cuda", "--gpus", gpus[0], "--experts", "1"] if args.model else []
+    # The portable kernels have the bits of every instruction set but AMX.
+    plain = ["--backend", "cuda", "--gpus", gpus[0], "--experts", "1"] if args.model else ["--isa", "avx"]
     model = args.model or MODEL
     with Mesh(program, model, *plain) as mesh:
         expected, seconds, _ = answers(bodies)

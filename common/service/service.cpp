@@ -110,6 +110,10 @@ void add_flags(CLI::App& app, Flags& flags) {
   app.add_option("--backend", flags.backend, "what computes")
       ->check(CLI::IsMember({"cpu", "cuda"}))
       ->capture_default_str();
+  app.add_option("--isa", flags.isa,
+                 "instructions of backend cpu; amx has numerics of its own: one choice a mesh")
+      ->check(CLI::IsMember({"auto", "avx", "amx", "avx512bf16", "avx512", "avx2"}))
+      ->capture_default_str();
   app.add_option("--gpu", flags.gpu, "number of the GPU of backend cuda")
       ->check(CLI::Range(0, 1023))
       ->capture_default_str();

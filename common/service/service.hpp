@@ -30,17 +30,18 @@ struct Flags {
   std::string orchestrator;
   std::string admin = "127.0.0.1:0";
   std::string model;
-  std::string transport = "auto";     ///< auto | shm | zmq
-  std::string activations = "bf16";   ///< bf16 | f32
+  std::string transport = "auto";    ///< auto | shm | zmq
+  std::string activations = "bf16";  ///< bf16 | f32
   std::uint32_t threads = 1;
   std::vector<int> cpus;
-  std::string backend = "cpu";        ///< cpu | cuda
+  std::string backend = "cpu";  ///< cpu | cuda
+  std::string isa = "auto";     ///< of backend cpu: kernels::BackendOptions::isa
   int gpu = 0;
   std::vector<std::string> gpu_carriers = {"peer", "nccl"};  ///< peer | nccl | none, in this order
   std::uint64_t gpu_window_bytes = std::uint64_t{128} << 20;
   std::string log_level = "info";
   std::vector<transport::CurveKey> curve;  ///< empty: links are not encrypted
-  std::string otlp_endpoint;  ///< collector of spans; empty: none
+  std::string otlp_endpoint;               ///< collector of spans; empty: none
 
   transport::Carrier carrier() const;
   transport::DeviceOptions device_options() const;
@@ -49,15 +50,16 @@ struct Flags {
 
 void add_flags(CLI::App& app, Flags& flags);
 
-/// Parses argv; on a bad flag prints one line and returns exit code 2, on --help prints and returns 0.
-/// An empty result means: go on.
+/// Parses argv; on a bad flag prints one line and returns exit code 2, on --help prints and returns
+/// 0. An empty result means: go on.
 std::optional<int> parse(CLI::App& app, int argc, char** argv);
 
 /// Prints "fulgur-expert: why" to stderr and returns `code`, for main to return.
 int fail(const std::string& program, const Status& why, int code = 1);
 
-/// Blocks SIGTERM and SIGINT in the calling thread and those it starts, and calls back from a thread
-/// of its own when one comes: the first time `on_first`, after that the process exits at once.
+/// Blocks SIGTERM and SIGINT in the calling thread and those it starts, and calls back from a
+/// thread of its own when one comes: the first time `on_first`, after that the process exits at
+/// once.
 class SignalWatch {
  public:
   explicit SignalWatch(std::function<void()> on_first);

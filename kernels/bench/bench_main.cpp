@@ -21,7 +21,7 @@ using namespace fulgur::kernels;
 struct Options {
   std::uint32_t threads = 2;
   std::string precision = "bf16";
-  std::string isa;
+  std::string isa = "auto";
   std::string filter;
   int rounds = 9;
   bool cpu_time = false;
@@ -80,8 +80,8 @@ int run(const Options& options) {
   const auto cpus = allowed_cpus();
   const auto precision = options.precision == "f32" ? Precision::f32 : Precision::bf16;
   auto backend = make_cpu_backend({precision, options.threads, cpus, options.isa});
-  const auto one = measure_roofline(1, cpus);
-  const auto roof = measure_roofline(options.threads, cpus);
+  const auto one = measure_roofline(1, cpus, options.isa);
+  const auto roof = measure_roofline(options.threads, cpus, options.isa);
   for (const Status& status : {backend.status(), one.status(), roof.status()}) {
     if (status.is_ok()) continue;
     fmt::print(stderr, "fulgur-bench-kernels: {}\n", status.message());
@@ -93,7 +93,7 @@ int run(const Options& options) {
              one->f32_gf_s);
   auto cases = bench::make_cases(**backend, options.filter);
   const auto times = measure(cases, options.rounds, options.cpu_time);
-  const auto after = measure_roofline(options.threads, cpus);
+  const auto after = measure_roofline(options.threads, cpus, options.isa);
   fmt::print("read after the run {:.1f} GB/s\n", after->read_gb_s);
   fmt::print("{:<34} {:>10} {:>8} {:>8} {:>7} {:>6} {:>6}\n", "case", "us", "GB/s", "GF/s", "bound",
              "median", "p10");
@@ -109,7 +109,7 @@ int main(int argc, char** argv) {
   CLI::App app("Times Fulgur's CPU kernels against this machine's measured limits.");
   app.add_option("--threads", options.threads, "compute threads")->check(CLI::Range(1, 256));
   app.add_option("--precision", options.precision)->check(CLI::IsMember({"bf16", "f32"}));
-  app.add_option("--isa", options.isa, "avx512bf16 | avx512 | avx2; default the fastest here");
+  app.add_option("--isa", options.isa, "auto | avx | amx | avx512bf16 | avx512 | avx2")->capture_default_str();
   app.add_option("--filter", options.filter, "only cases whose name contains this");
   app.add_option("--rounds", options.rounds)->check(CLI::Range(1, 1000));
   app.add_flag("--cpu-time", options.cpu_time, "time of the calling thread; with --threads 1");

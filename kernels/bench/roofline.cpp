@@ -1,5 +1,7 @@
 // Machine limits: see roofline.hpp. Each figure is the best of many short rounds, since a limit is
-// what the machine can do when nothing else disturbs it.
+// what the machine can do when nothing else disturbs it; but the rate of products is that of the
+// median round, for AMX lowers the clock: the first rounds after a rest ran up to four times as
+// fast as any that follow, and as no product of some length ever does.
 #include "kernels/bench/roofline.hpp"
 
 #include <sched.h>
@@ -9,7 +11,7 @@
 #include "common/base/clock.hpp"
 #include "common/base/rng.hpp"
 #include "kernels/cpu/compute_pool.hpp"
-#include "kernels/cpu/kernel_table.hpp"
+#include "kernels/cpu/cpu_backend.hpp"
 #include "kernels/cpu/packed_weights.hpp"
 
 namespace fulgur::kernels {
@@ -21,16 +23,18 @@ constexpr std::size_t kReadUnit = 256UL << 10;
 constexpr std::size_t kPeakSteps = 100'000;  // of 16 vector operations: some 200 us
 constexpr int kRounds = 64;
 
+/// Seconds of each round, in ascending order.
 template <class Work>
-double best_seconds(const Work& work) {
+std::vector<double> round_seconds(const Work& work) {
   const RealClock clock;
-  double best = 1e9;
+  std::vector<double> seconds;
   for (int round = 0; round < kRounds; ++round) {
     const Nanoseconds start = clock.now();
     work(round);
-    best = std::min(best, static_cast<double>(clock.now() - start) * 1e-9);
+    seconds.push_back(static_cast<double>(clock.now() - start) * 1e-9);
   }
-  return best;
+  std::sort(seconds.begin(), seconds.end());
+  return seconds;
 }
 
 double read_bandwidth(cpu::ComputePool& pool, const cpu::KernelTable& kernels) {
@@ -39,23 +43,24 @@ double read_bandwidth(cpu::ComputePool& pool, const cpu::KernelTable& kernels) {
   for (std::size_t i = 0; i < kReadBytes / 4; i += 16) words[i] = static_cast<std::uint32_t>(i);
   const auto* data = reinterpret_cast<const float*>(memory.get());
   std::vector<float> sinks(pool.threads() * 16);
-  const double seconds = best_seconds([&](std::size_t round) {
-    const float* part = data + round % (kReadBytes / kReadRound) * (kReadRound / 4);
-    pool.run(kReadRound / kReadUnit, [&](std::size_t unit, std::uint32_t thread) {
-      kernels.probe_read(part + unit * (kReadUnit / 4), kReadUnit / 4, &sinks[thread * 16]);
-    });
-  });
+  const double seconds =
+      round_seconds([&](std::size_t round) {
+        const float* part = data + round % (kReadBytes / kReadRound) * (kReadRound / 4);
+        pool.run(kReadRound / kReadUnit, [&](std::size_t unit, std::uint32_t thread) {
+          kernels.probe_read(part + unit * (kReadUnit / 4), kReadUnit / 4, &sinks[thread * 16]);
+        });
+      }).front();
   return static_cast<double>(kReadRound) / seconds * 1e-9;
 }
 
 double peak(cpu::ComputePool& pool, double (*probe)(std::size_t, float*)) {
   std::vector<float> sinks(pool.threads() * 16, 1e-20F);
   std::vector<double> operations(pool.threads());
-  const double seconds = best_seconds([&](std::size_t) {
+  const double seconds = round_seconds([&](std::size_t) {
     pool.run(pool.threads(), [&](std::size_t unit, std::uint32_t) {
       operations[unit] = probe(kPeakSteps, &sinks[unit * 16]);
     });
-  });
+  })[kRounds / 2];
   double total = 0;
   for (const double part : operations) total += part;
   return total / seconds * 1e-9;
@@ -63,11 +68,9 @@ double peak(cpu::ComputePool& pool, double (*probe)(std::size_t, float*)) {
 
 }  // namespace
 
-Result<Roofline> measure_roofline(std::uint32_t threads, const std::vector<int>& cpus) {
-  const cpu::KernelTable* kernels = cpu::best_kernels();
-  if (kernels == nullptr) {
-    return error(Code::failed_precondition, "roofline: this machine lacks AVX2 and FMA");
-  }
+Result<Roofline> measure_roofline(std::uint32_t threads, const std::vector<int>& cpus,
+                                  const std::string& isa) {
+  FULGUR_ASSIGN_OR_RETURN(const cpu::KernelTable* kernels, cpu::kernels_of(isa));
   if (threads < 1) return error(Code::invalid_argument, "roofline: threads must be at least 1");
   cpu::ComputePool pool(threads, cpus);
   Roofline roofline;

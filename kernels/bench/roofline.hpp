@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "common/base/status.hpp"
@@ -16,8 +17,10 @@ struct Roofline {
 };
 
 /// Measures with `threads` threads pinned to cpus (empty: not pinned); the caller is one of them.
-/// Takes about a second and 256 MiB. Fails on a machine without AVX2 and FMA.
-Result<Roofline> measure_roofline(std::uint32_t threads, const std::vector<int>& cpus);
+/// isa: whose products; as CpuOptions has it.
+/// Takes about a second and 256 MiB. Fails on a machine without AVX2 and FMA, or without the isa.
+Result<Roofline> measure_roofline(std::uint32_t threads, const std::vector<int>& cpus,
+                                  const std::string& isa);
 
 /// CPUs this process may run on, in ascending order: what benchmarks pin to.
 std::vector<int> allowed_cpus();

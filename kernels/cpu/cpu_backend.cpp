@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 
 #include "common/base/assert.hpp"
 #include "kernels/cpu/row_split.hpp"
@@ -22,13 +23,6 @@ const Packed& own(const Interface& object) {
   const auto* mine = dynamic_cast<const Packed*>(&object);
   FULGUR_ASSERT(mine != nullptr, "weights were packed by another backend or for another use");
   return *mine;
-}
-
-/// Rows are cut into blocks of equal size up to a multiple of 6, the largest register tile.
-std::size_t rows_per_block(std::size_t rows) {
-  const std::size_t blocks = (rows + kRowsPerUnit - 1) / kRowsPerUnit;
-  const std::size_t even = (rows + blocks - 1) / blocks;
-  return (even + 5) / 6 * 6;
 }
 
 /// Bytes from row to row of packed left operands: an odd number of cache lines, so that the rows of
@@ -140,31 +134,43 @@ void CpuBackend::scale_add(float alpha, const float* x, float beta, const float*
   });
 }
 
+template <class Source>
 void CpuBackend::pack_rows(const void* x, bool x_is_bf16, std::size_t rows, std::size_t cols,
-                           RowFormat format, Rows& packed) {
+                           RowFormat format, const Source& source, Rows& packed) {
   packed.format = format;
   packed.row_bytes = row_stride(cols, format);
   std::byte* data = packed.data.reserve(packed.row_bytes * rows);
-  packed.pointers.resize(rows);
-  const auto* source = static_cast<const std::byte*>(x);
+  const auto* from = static_cast<const std::byte*>(x);
   const std::size_t source_bytes = cols * (x_is_bf16 ? 2 : 4);
   for_row_ranges(pool_, rows, cols, [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) {
-      packed.pointers[row] = data + row * packed.row_bytes;
-      kernels_.pack_row(source + row * source_bytes, x_is_bf16, cols, format,
+      kernels_.pack_row(from + source(row) * source_bytes, x_is_bf16, cols, format,
                         data + row * packed.row_bytes);
     }
   });
 }
 
-void CpuBackend::multiply(const void* const* rows, std::size_t m, const PanelMatrix& weight,
-                          std::size_t panel, RowFormat format, float* tile) const {
-  const std::byte* next = weight.panel(std::min(panel + pool_.threads(), weight.panels() - 1));
-  const ProductTask task{rows, m,   weight.panel(panel), weight.pairs(), weight.vecs(panel),
-                         tile, next};
+/// Rows are cut into blocks of equal size up to a multiple of the kernel's tile.
+std::size_t CpuBackend::rows_per_block(std::size_t rows) const {
+  const std::size_t blocks = (rows + kRowsPerUnit - 1) / kRowsPerUnit;
+  const std::size_t even = (rows + blocks - 1) / blocks;
+  return (even + kernels_.row_tile - 1) / kernels_.row_tile * kernels_.row_tile;
+}
+
+void CpuBackend::multiply(const Rows& rows, std::size_t row, std::size_t m,
+                          const PanelMatrix& weight, std::size_t panel, const std::byte* next,
+                          float* tile) const {
+  const ProductTask task{.rows = rows.data.data() + row * rows.row_bytes,
+                         .row_bytes = rows.row_bytes,
+                         .m = m,
+                         .panel = weight.panel(panel),
+                         .pairs = weight.pairs(),
+                         .vecs = weight.vecs(panel),
+                         .out = tile,
+                         .next_panel = next};
   if (weight.type() == PanelType::f32) {
     kernels_.product_f32_f32(task);
-  } else if (format == RowFormat::bf16) {
+  } else if (rows.format == RowFormat::bf16) {
     kernels_.product_bf16(task);
   } else {
     kernels_.product_f32_bf16(task);
@@ -183,7 +189,8 @@ void CpuBackend::product(const Rows& rows, std::size_t m, const PanelMatrix& wei
     const std::size_t count = std::min(block_rows, m - row);
     const std::size_t column = panel * kPanelColumns;
     float* tile = thread_scratch(thread);
-    multiply(rows.pointers.data() + row, count, weight, panel, rows.format, tile);
+    const std::size_t next = (unit + pool_.threads()) % weight.panels();
+    multiply(rows, row, count, weight, panel, weight.panel(next), tile);
     kernels_.store_tile(tile, count, std::min(kPanelColumns, weight.rows() - column), false,
                         reinterpret_cast<std::byte*>(out + column) + row * out_stride, out_stride);
   };
@@ -194,7 +201,7 @@ void CpuBackend::matmul(const float* x, std::size_t rows, const Matrix& weight, 
   const FlushSubnormals mode;
   if (rows == 0) return;
   const auto& matrix = own<PanelMatrix>(weight);
-  pack_rows(x, false, rows, matrix.cols(), row_format(matrix.type()), input_);
+  pack_rows(x, false, rows, matrix.cols(), row_format(matrix.type()), std::identity(), input_);
   product(input_, rows, matrix, out);
 }
 
@@ -207,7 +214,7 @@ void CpuBackend::route(const float* y, std::size_t rows, const Matrix& router, s
   const std::size_t total = matrix.rows();
   FULGUR_ASSERT(k >= 1 && k <= total, "top-k outside the number of experts");
   float* logits = logits_.reserve(rows * total);
-  pack_rows(y, false, rows, matrix.cols(), RowFormat::f32, input_);
+  pack_rows(y, false, rows, matrix.cols(), RowFormat::f32, std::identity(), input_);
   product(input_, rows, matrix, logits);
   for_row_ranges(pool_, rows, total * 4, [&](std::size_t begin, std::size_t end) {
     for (std::size_t row = begin; row < end; ++row) {
@@ -251,7 +258,7 @@ void CpuBackend::combine(const float* y, std::size_t rows, std::size_t hidden, s
 
 void CpuBackend::plan_groups(std::span<const ExpertGroup> groups, std::size_t hidden) {
   blocks_.clear();
-  group_inputs_.clear();
+  group_rows_.clear();
   for (const ExpertGroup& group : groups) {
     FULGUR_ASSERT(group.expert != nullptr, "an expert group needs an expert");
     const auto& expert = own<PackedExpert>(*group.expert);
@@ -259,20 +266,22 @@ void CpuBackend::plan_groups(std::span<const ExpertGroup> groups, std::size_t hi
     if (group.rows.empty()) continue;
     const std::size_t block_rows = rows_per_block(group.rows.size());
     for (std::size_t row = 0; row < group.rows.size(); row += block_rows) {
-      blocks_.push_back({&expert, group_inputs_.size() + row, group.output + row,
+      blocks_.push_back({&expert, group_rows_.size() + row, group.output + row,
                          std::min(block_rows, group.rows.size() - row), 0});
     }
-    for (const std::uint32_t row : group.rows) group_inputs_.push_back(input_.pointers[row]);
+    group_rows_.insert(group_rows_.end(), group.rows.begin(), group.rows.end());
   }
 }
 
 template <class Finish>
 void CpuBackend::run_groups(const Rows& rows, bool down, const Finish& finish) {
-  const auto& pointers = down ? rows.pointers : group_inputs_;
+  const auto matrix_of = [down](const GroupBlock& block) -> const PanelMatrix& {
+    return down ? block.expert->down : block.expert->gate_up;
+  };
   std::size_t units = 0;
   std::size_t bytes = 0;
   for (GroupBlock& block : blocks_) {
-    const PanelMatrix& weight = down ? block.expert->down : block.expert->gate_up;
+    const PanelMatrix& weight = matrix_of(block);
     block.first_unit = units;
     units += weight.panels();
     bytes += weight.bytes() * block.rows;
@@ -281,12 +290,16 @@ void CpuBackend::run_groups(const Rows& rows, bool down, const Finish& finish) {
     const auto after = std::upper_bound(
         blocks_.begin(), blocks_.end(), unit,
         [](std::size_t u, const GroupBlock& block) { return u < block.first_unit; });
-    const GroupBlock& block = *(after - 1);
-    const PanelMatrix& weight = down ? block.expert->down : block.expert->gate_up;
-    const std::size_t panel = unit - block.first_unit;
+    const auto block = after - 1;
+    const std::size_t panel = unit - block->first_unit;
+    // Threads take units in turn, so this is the one that comes next on this thread.
+    const std::size_t later = std::min(unit + pool_.threads(), units - 1);
+    auto next = block;
+    while (std::next(next) != blocks_.end() && std::next(next)->first_unit <= later) ++next;
     float* tile = thread_scratch(thread);
-    multiply(pointers.data() + block.first_row, block.rows, weight, panel, rows.format, tile);
-    finish(block, weight, panel, tile);
+    multiply(rows, block->first_row, block->rows, matrix_of(*block), panel,
+             matrix_of(*next).panel(later - next->first_unit), tile);
+    finish(*block, matrix_of(*block), panel, tile);
   });
 }
 
@@ -310,27 +323,24 @@ void CpuBackend::experts(const std::byte* x, Dtype x_dtype, std::size_t hidden,
 void CpuBackend::run_experts(const std::byte* x, Dtype x_dtype, std::size_t hidden, bool wide,
                              std::byte* out, Dtype out_dtype) {
   const RowFormat format = row_format(wide ? PanelType::f32 : PanelType::bf16);
-  std::size_t rows = 0;
   std::size_t inner_size = 0;
-  std::size_t inner_rows = 0;
   for (const ExpertGroup& group : pending_) {
-    for (const std::uint32_t row : group.rows) rows = std::max<std::size_t>(rows, row + 1);
     inner_size = std::max(inner_size, own<PackedExpert>(*group.expert).gate_up.rows());
-    inner_rows += group.rows.size();
   }
-  pack_rows(x, x_dtype == Dtype::bf16, rows, hidden, format, input_);
   plan_groups(pending_, hidden);
+  const std::size_t rows = group_rows_.size();
+  // Each group's rows lie together: a tile of rows is one strided load.
+  pack_rows(
+      x, x_dtype == Dtype::bf16, rows, hidden, format,
+      [this](std::size_t row) { return group_rows_[row]; }, input_);
   reserve_scratch(kRowsPerUnit * kPanelColumns);
 
   inner_.format = format;
   inner_.row_bytes = row_stride(inner_size, format);
-  std::byte* inner = inner_.data.reserve(inner_.row_bytes * inner_rows);
-  inner_.pointers.resize(inner_rows);
-  for (std::size_t i = 0; i < inner_rows; ++i) inner_.pointers[i] = inner + i * inner_.row_bytes;
+  std::byte* inner = inner_.data.reserve(inner_.row_bytes * rows);
 
   constexpr std::size_t kHalf = kPanelColumns / 2;
   const std::size_t element = format == RowFormat::bf16 ? 2 : 4;
-  input_.format = format;
   run_groups(input_, false,
              [&](const GroupBlock& block, const PanelMatrix& weight, std::size_t panel,
                  const float* tile) {

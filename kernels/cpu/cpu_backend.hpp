@@ -21,6 +21,10 @@ class CpuBackend final : public Backend {
 
   std::string_view name() const override { return kernels_.name; }
   Precision precision() const override { return precision_; }
+  std::string numerics() const override {
+    const bool tiles = precision_ == Precision::bf16 && kernels_.order == ProductOrder::tiles;
+    return tiles ? "cpu-amx-bf16" : Backend::numerics();
+  }
   std::shared_ptr<std::byte> allocate(std::size_t bytes) override;
   void upload(std::byte* device, const void* host, std::size_t bytes) override;
   void download(void* host, const std::byte* device, std::size_t bytes) override;
@@ -58,14 +62,13 @@ class CpuBackend final : public Backend {
   /// Left rows of a product, in the format its panels need.
   struct Rows {
     AlignedBuffer<std::byte> data;
-    std::vector<const void*> pointers;
     std::size_t row_bytes = 0;
     RowFormat format = RowFormat::f32;
   };
   /// Rows [first_row, first_row + rows) of an expert group, a unit's share of the rows.
   struct GroupBlock {
     const PackedExpert* expert = nullptr;
-    std::size_t first_row = 0;  ///< in the list of all groups' rows
+    std::size_t first_row = 0;  ///< in the packed rows of all groups
     std::size_t output = 0;     ///< first output row
     std::size_t rows = 0;
     std::size_t first_unit = 0;
@@ -83,10 +86,14 @@ class CpuBackend final : public Backend {
   struct SoftmaxCall;
 
   RowFormat row_format(PanelType type) const;
+  /// Row i of `packed` is row `source(i)` of x.
+  template <class Source>
   void pack_rows(const void* x, bool x_is_bf16, std::size_t rows, std::size_t cols,
-                 RowFormat format, Rows& packed);
-  void multiply(const void* const* rows, std::size_t m, const PanelMatrix& weight,
-                std::size_t panel, RowFormat format, float* tile) const;
+                 RowFormat format, const Source& source, Rows& packed);
+  /// next: the panel this thread is likely to need after this one.
+  void multiply(const Rows& rows, std::size_t row, std::size_t m, const PanelMatrix& weight,
+                std::size_t panel, const std::byte* next, float* tile) const;
+  std::size_t rows_per_block(std::size_t rows) const;
   void product(const Rows& rows, std::size_t m, const PanelMatrix& weight, float* out);
   void run_experts(const std::byte* x, Dtype x_dtype, std::size_t hidden, bool wide, std::byte* out,
                    Dtype out_dtype);
@@ -114,7 +121,7 @@ class CpuBackend final : public Backend {
   Rows input_;
   Rows inner_;
   std::vector<GroupBlock> blocks_;
-  std::vector<const void*> group_inputs_;
+  std::vector<std::uint32_t> group_rows_;  ///< input rows, group after group
   std::vector<ExpertGroup> pending_;
   AlignedBuffer<float> logits_;
   struct Decay {
@@ -128,6 +135,9 @@ class CpuBackend final : public Backend {
   std::vector<float> frequencies_;
   double frequencies_theta_ = 0;
 };
+
+/// The kernels that CpuOptions::isa names.
+Result<const KernelTable*> kernels_of(const std::string& isa);
 
 /// Rows of one unit of a matrix product: the output tile stays in the second-level cache.
 inline constexpr std::size_t kRowsPerUnit = 192;

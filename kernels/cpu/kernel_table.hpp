@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/include/fulgur/kernels/product_order.hpp"
+
 namespace fulgur::kernels::cpu {
 
 inline constexpr std::size_t kPanelColumns = 64;  ///< output features of one weight panel
@@ -30,7 +32,8 @@ enum class PanelType : std::uint8_t { bf16, f32 };
 /// out[m, 64] = rows [m, 2 * pairs] · panel. panel: [pairs][vecs][16][2] bf16 or
 /// [2 * pairs][vecs][16] float32; only vecs * 16 columns of out are written.
 struct ProductTask {
-  const void* const* rows;
+  const std::byte* rows;  ///< the first row; 64-byte aligned, as row_bytes is
+  std::size_t row_bytes;
   std::size_t m;
   const void* panel;
   std::size_t pairs;
@@ -79,7 +82,9 @@ struct NormTask {
 
 struct KernelTable {
   const char* name;
-  RowFormat bf16_rows;  ///< format of left rows for bf16 panels in bf16 mode
+  RowFormat bf16_rows;   ///< format of left rows for bf16 panels in bf16 mode
+  ProductOrder order;    ///< of product_bf16()
+  std::size_t row_tile;  ///< rows that a product takes at once; units are cut in multiples of it
 
   void (*product_bf16)(const ProductTask&);      ///< rows bf16, panel bf16; null if no hardware
   void (*product_f32_bf16)(const ProductTask&);  ///< rows float32, panel bf16
@@ -131,7 +136,5 @@ constexpr std::size_t lightning_scratch_floats(std::size_t dim) {
 const KernelTable& avx2_kernels();
 const KernelTable& avx512_kernels();
 const KernelTable& avx512bf16_kernels();
-/// The best kernels this machine runs; null without AVX2 and FMA.
-const KernelTable* best_kernels();
-
+const KernelTable& amx_kernels();
 }  // namespace fulgur::kernels::cpu

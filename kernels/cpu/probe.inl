@@ -3,6 +3,7 @@
 
 /// Multiply-adds in registers: returns through `sink`; `steps` * kProbeChains vector operations.
 static constexpr int kProbeChains = 16;
+static constexpr std::size_t kProbeTileShare = 8;  // tile steps take so much longer
 
 static double probe_fma(std::size_t steps, float* sink) {
   Vec sum[kProbeChains];
@@ -18,7 +19,39 @@ static double probe_fma(std::size_t steps, float* sink) {
 }
 
 static double probe_bf16(std::size_t steps, float* sink) {
-#ifdef FULGUR_KERNEL_BF16
+#ifdef FULGUR_KERNEL_AMX
+  // Four products from four loads, the least loads that eight registers allow; `steps` counts
+  // groups of four.
+  alignas(kLineBytes) std::uint16_t operands[4][kTileRows * kOrderTile];
+  for (auto& tile : operands) {
+    for (std::size_t i = 0; i < kTileRows * kOrderTile; ++i) {
+      tile[i] = static_cast<std::uint16_t>(0x3f00U + i % 256);
+    }
+  }
+  TileShape shape;
+  shape.set(2 * kTileRows, kTilePairs);
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  steps /= kProbeTileShare;
+  asm volatile("" ::"r"(operands) : "memory");
+  for (std::size_t i = 0; i < steps; ++i) {
+    _tile_loadd(4, operands[0], kLineBytes);
+    _tile_loadd(6, operands[2], kLineBytes);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(5, operands[1], kLineBytes);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_loadd(7, operands[3], kLineBytes);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  alignas(kLineBytes) float sums[kTileRows * kVector];
+  _tile_stored(0, sums, kLineBytes);
+  _tile_release();
+  *sink = sums[0];
+  return 4.0 * 2 * kTileRows * kVector * kOrderTile * static_cast<double>(steps);
+#elif defined(FULGUR_KERNEL_BF16)
   Vec sum[kProbeChains];
   for (Vec& s : sum) s = set1(*sink);
   const __m512i a = _mm512_set1_epi32(static_cast<int>(steps));

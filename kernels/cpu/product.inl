@@ -59,14 +59,15 @@ static constexpr int kPrefetchLevel = 2;  // the second-level cache
 /// One tile: rows a[0..MR), columns [0, 16 NV) of the panel, pairs [begin, end). Each pair asks for
 /// LINES cache lines from `next` on.
 template <class Op, int MR, int NV, int LINES>
-static inline void product_tile(const typename Op::Row* const* rows, std::size_t begin,
+static inline void product_tile(const std::byte* rows, std::size_t row_bytes, std::size_t begin,
                                 std::size_t end, const typename Op::Panel* panel,
                                 std::size_t columns, const std::byte* next, float* out) {
   const typename Op::Row* a[MR];
   Vec sum[MR][NV];
 #pragma GCC unroll 8
   for (int r = 0; r < MR; ++r) {
-    a[r] = rows[r];
+    a[r] =
+        reinterpret_cast<const typename Op::Row*>(rows + static_cast<std::size_t>(r) * row_bytes);
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) {
       sum[r][v] = begin == 0 ? zero() : load(out + r * kPanelColumns + v * kVector);
@@ -103,18 +104,18 @@ static inline void product_tile(const typename Op::Row* const* rows, std::size_t
 }
 
 template <class Op, int MR, int LINES>
-static void product_rows(const typename Op::Row* const* rows, std::size_t begin, std::size_t end,
-                         const typename Op::Panel* panel, std::size_t vecs, const std::byte* next,
-                         float* out) {
+static void product_rows(const std::byte* rows, std::size_t row_bytes, std::size_t begin,
+                         std::size_t end, const typename Op::Panel* panel, std::size_t vecs,
+                         const std::byte* next, float* out) {
   constexpr int kGroup = vectors_for(MR);
   const std::size_t columns = vecs * kVector;
   std::size_t v = 0;
   for (; v + kGroup <= vecs; v += kGroup) {
-    product_tile<Op, MR, kGroup, LINES>(rows, begin, end, panel + v * kVector, columns, next,
-                                        out + v * kVector);
+    product_tile<Op, MR, kGroup, LINES>(rows, row_bytes, begin, end, panel + v * kVector, columns,
+                                        next, out + v * kVector);
   }
   for (; v < vecs; ++v) {
-    product_tile<Op, MR, 1, LINES>(rows, begin, end, panel + v * kVector, columns, next,
+    product_tile<Op, MR, 1, LINES>(rows, row_bytes, begin, end, panel + v * kVector, columns, next,
                                    out + v * kVector);
   }
 }
@@ -122,12 +123,11 @@ static void product_rows(const typename Op::Row* const* rows, std::size_t begin,
 /// Pairs of a K block: 64 columns of it take 32 KiB.
 static constexpr std::size_t kBlockPairs = 128;
 
-/// All row tiles over all K blocks. The next block is asked for by the first tiles of a block, LINES
-/// of its four lines a pair each, so that memory works while the tiles compute.
+/// All row tiles over all K blocks. The next block is asked for by the first tiles of a block,
+/// LINES of its four lines a pair each, so that memory works while the tiles compute.
 template <class Op, int LINES>
 static void product_blocks(const ProductTask& task, std::size_t tiles) {
   using Panel = typename Op::Panel;
-  const auto* const* rows = reinterpret_cast<const typename Op::Row* const*>(task.rows);
   const auto* panel = static_cast<const Panel*>(task.panel);
   const std::size_t pair_bytes = task.vecs * kVector * Op::kPanelPair * sizeof(Panel);
   const std::size_t block = tiles > 1 ? kBlockPairs / Op::kPanelPair : task.pairs;
@@ -144,18 +144,32 @@ static void product_blocks(const ProductTask& task, std::size_t tiles) {
                               : tile * LINES < 4 ? after + tile * LINES * block * kLineBytes
                                                  : here;
       const auto run = [&](auto kernel) {
-        kernel(rows + row, begin, end, panel, task.vecs, next, out);
+        kernel(task.rows + row * task.row_bytes, task.row_bytes, begin, end, panel, task.vecs, next,
+               out);
       };
       switch (count) {
-        case 1: run(product_rows<Op, 1, LINES>); break;
-        case 2: run(product_rows<Op, 2, LINES>); break;
-        case 3: run(product_rows<Op, 3, LINES>); break;
-        case 4: run(product_rows<Op, 4, LINES>); break;
+        case 1:
+          run(product_rows<Op, 1, LINES>);
+          break;
+        case 2:
+          run(product_rows<Op, 2, LINES>);
+          break;
+        case 3:
+          run(product_rows<Op, 3, LINES>);
+          break;
+        case 4:
+          run(product_rows<Op, 4, LINES>);
+          break;
 #if FULGUR_KERNEL_ROWS > 4
-        case 5: run(product_rows<Op, 5, LINES>); break;
-        case 6: run(product_rows<Op, 6, LINES>); break;
+        case 5:
+          run(product_rows<Op, 5, LINES>);
+          break;
+        case 6:
+          run(product_rows<Op, 6, LINES>);
+          break;
 #endif
-        default: break;
+        default:
+          break;
       }
       row += count;
     }

@@ -4,9 +4,19 @@ static const KernelTable kTable = {
     .name = FULGUR_KERNEL_NAME,
 #ifdef FULGUR_KERNEL_BF16
     .bf16_rows = RowFormat::bf16,
+#ifdef FULGUR_KERNEL_AMX
+    .order = ProductOrder::tiles,
+    .row_tile = 2 * kTileRows,
+    .product_bf16 = product_tiles,
+#else
+    .order = ProductOrder::pairs,
+    .row_tile = kRowsMax,
     .product_bf16 = product<RowsBf16PanelBf16>,
+#endif
 #else
     .bf16_rows = RowFormat::rounded,
+    .order = ProductOrder::pairs,
+    .row_tile = kRowsMax,
     .product_bf16 = nullptr,
 #endif
     .product_f32_bf16 = product<RowsF32PanelBf16>,

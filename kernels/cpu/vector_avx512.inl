@@ -93,8 +93,8 @@ static inline Vec rounded_to_bf16(Vec x) { return widen_bf16(round_bf16(x)); }
 struct VecPair {
   Vec even, odd;
 };
-static inline VecPair load_pairs(const std::uint32_t* p) {
-  const __m512i w = _mm512_loadu_si512(p);
+static inline VecPair pair_of(__m512i w) {
   return {{_mm512_castsi512_ps(_mm512_slli_epi32(w, 16))},
           {_mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32(-65536)))}};
 }
+static inline VecPair load_pairs(const std::uint32_t* p) { return pair_of(_mm512_loadu_si512(p)); }

@@ -55,16 +55,37 @@ std::unique_ptr<ReferenceMatrix> unpack(std::span<const HostMatrix> parts) {
     FULGUR_ASSERT(part.cols == parts[0].cols, "packed matrices need equal cols");
     for (std::size_t i = 0; i < part.rows * part.cols; ++i) {
       matrix->values.push_back(element(part.data, part.dtype, i));
+      const float value = matrix->values.back();
+      matrix->narrow &= to_float(to_bf16(value)) == value;
     }
   }
   return matrix;
 }
 
+/// x · w in the order ProductOrder::tiles.
+float sum_by_tiles(const float* x, const float* w, std::size_t cols) {
+  float sum = 0;
+  for (std::size_t begin = 0; begin < cols; begin += kOrderTile) {
+    float even = 0;
+    float odd = 0;
+    for (std::size_t k = begin; k < std::min<std::size_t>(begin + kOrderTile, cols); k += 2) {
+      even = std::fma(x[k], w[k], even);
+      odd = k + 1 < cols ? std::fma(x[k + 1], w[k + 1], odd) : std::fma(0.0F, 0.0F, odd);
+    }
+    sum += even + odd;
+  }
+  return sum;
+}
+
 /// out[n] = sum over k of x[k] weight[n, k] in the order of the definition.
-void product_row(const float* x, const ReferenceMatrix& weight, float* out) {
+void product_row(const float* x, const ReferenceMatrix& weight, ProductOrder order, float* out) {
   const std::size_t cols = weight.cols();
   for (std::size_t n = 0; n < weight.rows(); ++n) {
     const float* w = weight.values.data() + n * cols;
+    if (order == ProductOrder::tiles) {
+      out[n] = sum_by_tiles(x, w, cols);
+      continue;
+    }
     float sum = 0;
     for (std::size_t k = 0; k < cols; k += 2) {
       sum = k + 1 < cols ? std::fma(x[k + 1], w[k + 1], sum) : std::fma(0.0F, 0.0F, sum);
@@ -146,7 +167,7 @@ void ReferenceBackend::matmul(const float* x, std::size_t rows, const Matrix& we
     for (std::size_t k = 0; k < operand.size(); ++k) {
       operand[k] = stored(x[row * operand.size() + k], precision_);
     }
-    product_row(operand.data(), matrix, out + row * matrix.rows());
+    product_row(operand.data(), matrix, order_of(matrix), out + row * matrix.rows());
   }
 }
 
@@ -175,7 +196,7 @@ void ReferenceBackend::route(const float* y, std::size_t rows, const Matrix& rou
   FULGUR_ASSERT(k >= 1 && k <= total, "top-k outside the number of experts");
   std::vector<float> logits(total);
   for (std::size_t row = 0; row < rows; ++row) {
-    product_row(y + row * matrix.cols(), matrix, logits.data());
+    product_row(y + row * matrix.cols(), matrix, ProductOrder::pairs, logits.data());
     const float largest = *std::max_element(logits.begin(), logits.end());
     for (float& logit : logits) logit = exp_fixed(logit - largest);
     select_experts(logits.data(), total, k, experts + row * k, weights + row * k);
@@ -203,17 +224,20 @@ void ReferenceBackend::experts(const std::byte* x, Dtype x_dtype, std::size_t hi
     const auto* expert = dynamic_cast<const ReferenceExpert*>(group.expert);
     FULGUR_ASSERT(expert != nullptr, "expert was packed by another backend");
     FULGUR_ASSERT(expert->gate->cols() == hidden, "hidden size does not fit the expert");
+    // One float32 weight of an expert makes all its rows float32.
+    const bool narrow = expert->gate->narrow && expert->up->narrow && expert->down->narrow;
+    const ProductOrder order = narrow ? order_of(*expert->gate) : ProductOrder::pairs;
     std::vector<float> row(hidden), up(expert->up->rows()), inner(expert->gate->rows());
     for (std::size_t i = 0; i < group.rows.size(); ++i) {
       for (std::size_t d = 0; d < hidden; ++d) {
         row[d] = stored(element(x, x_dtype, group.rows[i] * hidden + d), precision_);
       }
-      product_row(row.data(), *expert->gate, inner.data());
-      product_row(row.data(), *expert->up, up.data());
+      product_row(row.data(), *expert->gate, order, inner.data());
+      product_row(row.data(), *expert->up, order, up.data());
       for (std::size_t f = 0; f < inner.size(); ++f) {
         inner[f] = stored(silu_fixed(inner[f]) * up[f], precision_);
       }
-      product_row(inner.data(), *expert->down, row.data());
+      product_row(inner.data(), *expert->down, order, row.data());
       for (std::size_t d = 0; d < hidden; ++d) {
         set_element(out, out_dtype, (group.output + i) * hidden + d, row[d]);
       }
@@ -238,8 +262,8 @@ void ReferenceBackend::combine(const float* y, std::size_t rows, std::size_t hid
   }
 }
 
-std::unique_ptr<Backend> make_reference_backend(Precision precision) {
-  return std::make_unique<ReferenceBackend>(precision);
+std::unique_ptr<Backend> make_reference_backend(Precision precision, ProductOrder order) {
+  return std::make_unique<ReferenceBackend>(precision, order);
 }
 
 }  // namespace fulgur::kernels

@@ -3,7 +3,8 @@
 //
 // Reduction orders (part of the definition):
 //   matrix product   per output element, pairs of k ascending, in a pair the odd k first, each step
-//                    one fused multiply-add, subnormals flushed: what vdpbf16ps does in hardware
+//                    one fused multiply-add, subnormals flushed: what vdpbf16ps does in hardware;
+//                    or, of bf16 by bf16 on request, in the order of AMX (ProductOrder::tiles)
 //   mean square      16 lanes (exp_constants.hpp)
 //   lightning        dots over d ascending; then the open block's tokens j ascending
 //   softmax          dots over d ascending; sum of exponentials in 16 lanes by position; values by
@@ -24,6 +25,7 @@ class ReferenceMatrix final : public Matrix {
   std::size_t bytes() const override { return values.size() * sizeof(float); }
 
   std::vector<float> values;  ///< [rows, cols]
+  bool narrow = true;         ///< all values are bf16
 
  private:
   std::size_t rows_;
@@ -32,7 +34,8 @@ class ReferenceMatrix final : public Matrix {
 
 class ReferenceBackend final : public Backend {
  public:
-  explicit ReferenceBackend(Precision precision) : precision_(precision) {}
+  ReferenceBackend(Precision precision, ProductOrder order)
+      : precision_(precision), order_(order) {}
 
   std::string_view name() const override { return "reference"; }
   Precision precision() const override { return precision_; }
@@ -70,7 +73,13 @@ class ReferenceBackend final : public Backend {
                float alpha, float beta, float* out) override;
 
  private:
+  /// Of a product of stored rows by this weight.
+  ProductOrder order_of(const ReferenceMatrix& weight) const {
+    return precision_ == Precision::bf16 && weight.narrow ? order_ : ProductOrder::pairs;
+  }
+
   Precision precision_;
+  ProductOrder order_;
 };
 
 }  // namespace fulgur::kernels

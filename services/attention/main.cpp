@@ -22,6 +22,7 @@ int run(const service::Flags& flags, attention::ShardOptions options) {
                                      .precision = precision,
                                      .threads = flags.threads,
                                      .cpus = flags.cpus,
+                                     .isa = flags.isa,
                                      .device = flags.gpu,
                                      .shape = member.checkpoint()->config().shape()};
   auto backend = kernels::make_backend(kind);

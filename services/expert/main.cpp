@@ -22,6 +22,7 @@ int run(const service::Flags& flags, const expert::WorkerFlags& own) {
                                      .precision = precision,
                                      .threads = flags.threads,
                                      .cpus = flags.cpus,
+                                     .isa = flags.isa,
                                      .device = flags.gpu,
                                      .shape = member.checkpoint()->config().shape(),
                                      .expert_weights = kernels::expert_weights_of(own.weights)};

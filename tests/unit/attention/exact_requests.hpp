@@ -20,10 +20,18 @@ inline std::shared_ptr<const model::Checkpoint> tiny() {
   return checkpoint;
 }
 
+/// Tests of devices compare with kernels of other instruction sets than AMX, whose bits are its own.
+#ifdef FULGUR_TEST_CUDA
+inline constexpr const char* kYardstickIsa = "avx";
+#else
+inline constexpr const char* kYardstickIsa = "auto";
+#endif
+
 inline kernels::Backend& backend(Dtype activations) {
   static const auto make = [](kernels::Precision precision) {
     kernels::CpuOptions options;
     options.precision = precision;
+    options.isa = kYardstickIsa;
     return kernels::make_cpu_backend(options).value();
   };
   static const auto f32 = make(kernels::Precision::f32);

@@ -27,8 +27,18 @@ std::shared_ptr<const model::Checkpoint> open(const Model& model) {
   return model::Checkpoint::open(source(model.directory)).value();
 }
 
-std::unique_ptr<kernels::Backend> cpu_backend(Dtype activations) {
+/// The best instructions, and the best but AMX: the two orders of sums.
+std::vector<std::string> isas(Dtype activations) {
+  const auto numerics = [](const std::string& isa) {
+    return kernels::make_cpu_backend({.isa = isa}).value()->numerics();
+  };
+  if (activations == Dtype::f32 || numerics("auto") == numerics("avx")) return {"auto"};
+  return {"auto", "avx"};
+}
+
+std::unique_ptr<kernels::Backend> cpu_backend(Dtype activations, const std::string& isa) {
   kernels::CpuOptions options;
+  options.isa = isa;
   options.precision = activations == Dtype::f32 ? kernels::Precision::f32 : kernels::Precision::bf16;
   return kernels::make_cpu_backend(options).value();
 }
@@ -47,13 +57,16 @@ double cosine(std::span<const float> a, std::span<const double> b) {
 template <class Check>
 void for_each_case(const Model& model, Dtype activations, Check check) {
   const auto arrays = test::read_golden_arrays(source("tests/golden/") + model.name + "/logits.safetensors");
-  auto backend = cpu_backend(activations);
-  test::DirectModel direct(open(model), *backend, activations, 80);
-  for (const auto& name : test::golden_cases(arrays)) {
-    const auto& wide = arrays.at(name + ".ids").ints;
-    const std::vector<std::uint32_t> ids(wide.begin(), wide.end());
-    const std::size_t tail = arrays.at(name + ".logits_tail").shape[0];
-    check(name, arrays, direct.run(ids, tail, 256));
+  for (const std::string& isa : isas(activations)) {
+    SCOPED_TRACE(isa);
+    auto backend = cpu_backend(activations, isa);
+    test::DirectModel direct(open(model), *backend, activations, 80);
+    for (const auto& name : test::golden_cases(arrays)) {
+      const auto& wide = arrays.at(name + ".ids").ints;
+      const std::vector<std::uint32_t> ids(wide.begin(), wide.end());
+      const std::size_t tail = arrays.at(name + ".logits_tail").shape[0];
+      check(name, arrays, direct.run(ids, tail, 256));
+    }
   }
 }
 
@@ -142,9 +155,10 @@ INSTANTIATE_TEST_SUITE_P(Models, Golden, testing::Values(kTiny, kM1, kFused),
 
 /// Greedy ids through scheduler, messages and experts; equal to the oracle's up to its first step
 /// whose two best logits are closer than `gap_min`.
-void expect_greedy(const Model& model, Dtype activations, double gap_min) {
+void expect_greedy(const Model& model, Dtype activations, double gap_min, const std::string& isa) {
+  SCOPED_TRACE(isa);
   RealClock clock;
-  auto backend = cpu_backend(activations);
+  auto backend = cpu_backend(activations, isa);
   mesh::LocalMeshOptions options;
   options.activations = activations;
   options.scheduler.slots = 8;
@@ -175,13 +189,15 @@ void expect_greedy(const Model& model, Dtype activations, double gap_min) {
 }
 
 TEST(Greedy, F32FollowsTheOracle) {
-  expect_greedy(kTiny, Dtype::f32, 2e-3);
-  expect_greedy(kM1, Dtype::f32, 2e-3);
+  expect_greedy(kTiny, Dtype::f32, 2e-3, "auto");
+  expect_greedy(kM1, Dtype::f32, 2e-3, "auto");
 }
 
 TEST(Greedy, Bf16FollowsTheOracleUpToNearTies) {
-  expect_greedy(kTiny, Dtype::bf16, 0.1);
-  expect_greedy(kM1, Dtype::bf16, 0.1);
+  for (const std::string& isa : isas(Dtype::bf16)) {
+    expect_greedy(kTiny, Dtype::bf16, 0.1, isa);
+    expect_greedy(kM1, Dtype::bf16, 0.1, isa);
+  }
 }
 
 }  // namespace

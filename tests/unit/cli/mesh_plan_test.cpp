@@ -22,6 +22,7 @@ TEST(MeshPlan, StartsEveryServiceWithItsArguments) {
   options.experts = 3;
   options.activations = "f32";
   options.backend = "cuda";
+  options.isa = "avx2";
   options.gpus = {3, 1};
   options.expert_weights = "fp8";
   const auto plans = plan_mesh(options, {"/m", "ipc:///r/"}, {0, 1});
@@ -40,7 +41,10 @@ TEST(MeshPlan, StartsEveryServiceWithItsArguments) {
   EXPECT_EQ(value_of(plans[3], "--expert-weights"), "fp8");
   EXPECT_EQ(value_of(plans[4], "--expert-weights"), "(absent)") << "of workers only";
   EXPECT_EQ(value_of(plans[4], "--activations"), "f32");
-  for (std::size_t i = 1; i < 6; ++i) EXPECT_EQ(value_of(plans[i], "--backend"), "cuda");
+  for (std::size_t i = 1; i < 6; ++i) {
+    EXPECT_EQ(value_of(plans[i], "--backend"), "cuda");
+    EXPECT_EQ(value_of(plans[i], "--isa"), "avx2");
+  }
   EXPECT_EQ(value_of(plans[6], "--port"), "9000");
   EXPECT_EQ(value_of(plans[6], "--max-context"), "65536") << "no more than a shard's KV holds";
   for (const auto& plan : plans) EXPECT_EQ(value_of(plan, "--model"), "/m");

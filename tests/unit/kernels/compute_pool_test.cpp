@@ -25,14 +25,14 @@ TEST(ComputePoolTest, RunsEveryUnitOnce) {
 }
 
 TEST(MakeCpuBackendTest, NamesWhatIsWrong) {
-  EXPECT_EQ(make_cpu_backend({Precision::bf16, 0, {}, ""}).status().code(), Code::invalid_argument);
+  EXPECT_EQ(make_cpu_backend({Precision::bf16, 0, {}, "auto"}).status().code(), Code::invalid_argument);
   const auto unknown = make_cpu_backend({Precision::bf16, 1, {}, "sse9"});
   ASSERT_FALSE(unknown.is_ok());
   EXPECT_NE(unknown.status().message().find("sse9"), std::string::npos);
 }
 
 TEST(MakeCpuBackendTest, MemoryIsZeroedAndAligned) {
-  auto backend = make_cpu_backend({Precision::bf16, 1, {}, ""});
+  auto backend = make_cpu_backend({Precision::bf16, 1, {}, "auto"});
   ASSERT_TRUE(backend.is_ok()) << backend.status().to_string();
   for (const std::size_t bytes : {1UL, 4096UL, 1UL << 20}) {
     const auto memory = (*backend)->allocate(bytes);

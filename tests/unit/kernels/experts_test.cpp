@@ -85,7 +85,7 @@ class ExpertsTest : public ::testing::TestWithParam<Precision> {};
 
 TEST_P(ExpertsTest, EveryBackendHasTheReferencesBits) {
   Rng rng(11);
-  auto reference = make_reference_backend(GetParam());
+  References references(GetParam());
   const auto backends = backends_under_test(GetParam());
   const struct {
     std::size_t hidden, inner, rows;
@@ -97,8 +97,8 @@ TEST_P(ExpertsTest, EveryBackendHasTheReferencesBits) {
     const Routes routes = random_routes(rng, c.rows);
     for (const Dtype x_dtype : {Dtype::f32, Dtype::bf16}) {
       for (const Dtype out_dtype : {Dtype::f32, Dtype::bf16}) {
-        const auto expected = run(*reference, c, routes, x_dtype, out_dtype);
         for (const auto& backend : backends) {
+          const auto expected = run(references.of(*backend), c, routes, x_dtype, out_dtype);
           EXPECT_TRUE(same_bits(run(*backend, c, routes, x_dtype, out_dtype), expected))
               << backend->name() << " hidden " << c.hidden << " inner " << c.inner;
         }

@@ -90,7 +90,7 @@ inline std::vector<std::unique_ptr<Backend>> backends_under_test(Precision preci
 /// Every instruction set this machine can run, and one to three threads on the best of them.
 inline std::vector<std::unique_ptr<Backend>> backends_under_test(Precision precision) {
   std::vector<std::unique_ptr<Backend>> backends;
-  for (const char* isa : {"avx512bf16", "avx512", "avx2"}) {
+  for (const char* isa : {"amx", "avx512bf16", "avx512", "avx2"}) {
     const bool best = backends.empty();
     for (const std::uint32_t threads : {2U, 1U, 3U}) {
       if (threads != 2 && !best) continue;
@@ -110,6 +110,21 @@ inline std::vector<std::unique_ptr<Backend>> all_backends(Precision precision) {
   backends.push_back(make_reference_backend(precision));
   return backends;
 }
+
+/// The reference in each order of a product's sums, and which of them a backend's bits equal.
+class References {
+ public:
+  explicit References(Precision precision)
+      : pairs_(make_reference_backend(precision)),
+        tiles_(make_reference_backend(precision, ProductOrder::tiles)) {}
+
+  Backend& of(const Backend& backend) {
+    return backend.numerics() == "cpu-amx-bf16" ? *tiles_ : *pairs_;
+  }
+
+ private:
+  std::unique_ptr<Backend> pairs_, tiles_;
+};
 
 /// Strict equality of bits, so that +0 and -0 differ and an unwritten NaN never passes.
 inline ::testing::AssertionResult same_bits(const std::vector<float>& a,

@@ -9,9 +9,10 @@ struct Shape {
   std::size_t rows, out, in;
 };
 
-const Shape kShapes[] = {{1, 64, 64},   {1, 1, 1},    {2, 17, 33},   {3, 65, 7},
-                         {5, 130, 257}, {6, 48, 300}, {7, 96, 1024}, {8, 200, 50},
-                         {13, 64, 515}, {33, 81, 66}, {130, 70, 129}};
+const Shape kShapes[] = {{1, 64, 64},   {1, 1, 1},      {2, 17, 33},    {3, 65, 7},
+                         {5, 130, 257}, {6, 48, 300},   {7, 96, 1024},  {8, 200, 50},
+                         {13, 64, 515}, {33, 81, 66},   {130, 70, 129}, {16, 32, 1100},
+                         {17, 80, 64},  {49, 96, 1090}, {200, 112, 96}};
 
 std::vector<float> multiply(Backend& backend, const Matrix& matrix, const std::vector<float>& x,
                             std::size_t rows) {
@@ -23,7 +24,7 @@ std::vector<float> multiply(Backend& backend, const Matrix& matrix, const std::v
 class MatmulTest : public ::testing::TestWithParam<Precision> {};
 
 TEST_P(MatmulTest, EveryBackendHasTheReferencesBits) {
-  auto reference = make_reference_backend(GetParam());
+  References references(GetParam());
   const auto backends = backends_under_test(GetParam());
   ASSERT_FALSE(backends.empty());
   Rng rng(1);
@@ -32,8 +33,9 @@ TEST_P(MatmulTest, EveryBackendHasTheReferencesBits) {
       const HostWeight weight = random_weight(rng, shape.out, shape.in, dtype);
       const HostMatrix part = weight.matrix();
       const auto x = random_floats(rng, shape.rows * shape.in);
-      const auto expected = multiply(*reference, *reference->pack({&part, 1}), x, shape.rows);
       for (const auto& backend : backends) {
+        Backend& reference = references.of(*backend);
+        const auto expected = multiply(reference, *reference.pack({&part, 1}), x, shape.rows);
         EXPECT_TRUE(
             same_bits(multiply(*backend, *backend->pack({&part, 1}), x, shape.rows), expected))
             << backend->name() << " " << to_string(dtype) << " " << shape.rows << "x" << shape.in
@@ -44,14 +46,15 @@ TEST_P(MatmulTest, EveryBackendHasTheReferencesBits) {
 }
 
 TEST_P(MatmulTest, StackedPartsAreOneMatrix) {
-  auto reference = make_reference_backend(GetParam());
+  References references(GetParam());
   Rng rng(2);
   const HostWeight a = random_weight(rng, 40, 70, Dtype::bf16);
   const HostWeight b = random_weight(rng, 11, 70, Dtype::f16);
   const HostMatrix parts[] = {a.matrix(), b.matrix()};
   const auto x = random_floats(rng, 4 * 70);
-  const auto expected = multiply(*reference, *reference->pack(parts), x, 4);
   for (const auto& backend : backends_under_test(GetParam())) {
+    Backend& reference = references.of(*backend);
+    const auto expected = multiply(reference, *reference.pack(parts), x, 4);
     const auto matrix = backend->pack(parts);
     EXPECT_EQ(matrix->rows(), 51U);
     EXPECT_EQ(matrix->cols(), 70U);
@@ -80,7 +83,7 @@ TEST_P(MatmulTest, ARowDoesNotDependOnTheOthers) {
 }
 
 TEST_P(MatmulTest, SubnormalsAreZeroOnEveryInstructionSet) {
-  auto reference = make_reference_backend(GetParam());
+  References references(GetParam());
   Rng rng(4);
   HostWeight weight = random_weight(rng, 64, 128, Dtype::bf16);
   for (std::size_t i = 0; i < weight.bytes.size(); i += 2) {  // magnitudes 2^-127 to 2^-60
@@ -89,8 +92,9 @@ TEST_P(MatmulTest, SubnormalsAreZeroOnEveryInstructionSet) {
   }
   const HostMatrix part = weight.matrix();
   const auto x = random_floats(rng, 3 * 128, 1e-18F);
-  const auto expected = multiply(*reference, *reference->pack({&part, 1}), x, 3);
   for (const auto& backend : backends_under_test(GetParam())) {
+    Backend& reference = references.of(*backend);
+    const auto expected = multiply(reference, *reference.pack({&part, 1}), x, 3);
     EXPECT_TRUE(same_bits(multiply(*backend, *backend->pack({&part, 1}), x, 3), expected))
         << backend->name();
   }

@@ -34,6 +34,7 @@
 #include "common/base/model_shape.hpp"
 #include "common/base/status.hpp"
 #include "kernels/include/fulgur/kernels/draw.hpp"
+#include "kernels/include/fulgur/kernels/product_order.hpp"
 
 namespace fulgur::kernels {
 
@@ -106,7 +107,8 @@ struct SoftmaxSegment {
   const std::uint32_t* pages = nullptr;  ///< page numbers covering positions [0, position + rows)
 };
 
-/// What surrounds the attention of a layer: x = rms_norm(h; norm_in), h' = alpha * (postnorm ? x : h)
+/// What surrounds the attention of a layer: x = rms_norm(h; norm_in), h' = alpha * (postnorm ? x :
+/// h)
 /// + beta * attention(x), y = rms_norm(h'; norm_post).
 struct AttentionFrame {
   const float* norm_in = nullptr;    ///< [hidden]
@@ -169,10 +171,11 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  /// "reference", "cpu-avx512bf16", "cpu-avx512", "cpu-avx2", …
+  /// "reference", "cpu-amx", "cpu-avx512bf16", "cpu-avx512", "cpu-avx2", …
   virtual std::string_view name() const = 0;
   virtual Precision precision() const = 0;
-  /// Backends whose strings are equal give equal bits: "cpu-bf16", "cuda-portable-f32", …
+  /// Backends whose strings are equal give equal bits: "cpu-bf16", "cpu-amx-bf16", "cpu-f32",
+  /// "cuda-portable-f32", …
   virtual std::string numerics() const {
     return precision() == Precision::bf16 ? "cpu-bf16" : "cpu-f32";
   }
@@ -247,9 +250,9 @@ class Backend {
   virtual void softmax(const SoftmaxShape& shape, const float* qkv,
                        std::span<const SoftmaxSegment> segments, std::byte* pages, float* out) = 0;
 
-  /// A layer's attention with what surrounds it: h [rows, hidden] -> y [rows, hidden]. h becomes h',
-  /// but with postnorm, where nothing needs it, it is left undefined. Made of the operations above;
-  /// a backend may fuse them. Segments cover all rows.
+  /// A layer's attention with what surrounds it: h [rows, hidden] -> y [rows, hidden]. h becomes
+  /// h', but with postnorm, where nothing needs it, it is left undefined. Made of the operations
+  /// above; a backend may fuse them. Segments cover all rows.
   virtual void lightning_block(const AttentionFrame& frame, const LightningShape& shape,
                                const LightningWeights& weights, std::size_t rows,
                                std::span<const LightningSegment> segments,
@@ -284,8 +287,9 @@ class Backend {
                        float alpha, float beta, float* out) = 0;
 
   virtual DrawSupport draw_support() const { return DrawSupport::none; }
-  /// The next tokens of rows of logits [*, vocab] in this backend's memory, to host memory: out [rows].
-  /// No token of `banned` is chosen. A row's result depends on its logits and its Draw alone.
+  /// The next tokens of rows of logits [*, vocab] in this backend's memory, to host memory: out
+  /// [rows]. No token of `banned` is chosen. A row's result depends on its logits and its Draw
+  /// alone.
   virtual void draw(const float* logits, std::size_t vocab, std::span<const Draw> rows,
                     std::span<const std::uint32_t> banned, Drawn* out);
   /// Edits rows of logits [*, vocab] in this backend's memory and ranks them, for draws that draw()
@@ -329,10 +333,11 @@ struct AttentionScratch {
 
 struct CpuOptions {
   Precision precision = Precision::bf16;
-  std::uint32_t threads = 1;  ///< compute threads, the caller included
-  std::vector<int> cpus;      ///< cpu of each thread, the caller's first; empty: not pinned
-  /// "": the best the machine has; else "avx512bf16" | "avx512" | "avx2" to force one.
-  std::string isa;
+  std::uint32_t threads = 1;   ///< compute threads, the caller included
+  std::vector<int> cpus = {};  ///< cpu of each thread, the caller's first; empty: not pinned
+  /// "auto": the best the machine has; "avx": the best but AMX, which in bf16 is a numerics of its
+  /// own (ProductOrder) while all others share theirs; "amx" | "avx512bf16" | "avx512" | "avx2".
+  std::string isa = "auto";
 };
 
 /// Kernels of a family give each other's bits; two families do not. `portable` has the reference's
@@ -340,8 +345,9 @@ struct CpuOptions {
 /// heads a KV head, sizes in multiples of 64. `automatic`: sm90 where it fits.
 enum class CudaFamily : std::uint8_t { automatic, portable, sm90 };
 
-/// How a backend keeps experts. `fp8_e4m3`: one byte a weight with a scale for each 128 x 128 block,
-/// activations quantised on the fly (common/base/e4m3.hpp); the sm90 family only, another numerics.
+/// How a backend keeps experts. `fp8_e4m3`: one byte a weight with a scale for each 128 x 128
+/// block, activations quantised on the fly (common/base/e4m3.hpp); the sm90 family only, another
+/// numerics.
 enum class ExpertWeights : std::uint8_t { bf16, fp8_e4m3 };
 
 /// By the name that flags give.
@@ -360,8 +366,9 @@ struct CudaOptions {
   bool strict = false;
 };
 
-/// The definition: plain loops, one thread.
-std::unique_ptr<Backend> make_reference_backend(Precision precision);
+/// The definition: plain loops, one thread. order: of products of bf16 by bf16.
+std::unique_ptr<Backend> make_reference_backend(Precision precision,
+                                                ProductOrder order = ProductOrder::pairs);
 
 /// The fast CPU backend; fails when the machine (or the forced isa) has less than AVX2 + FMA.
 Result<std::unique_ptr<Backend>> make_cpu_backend(const CpuOptions& options);

@@ -14,6 +14,7 @@ struct BackendOptions {
   Precision precision = Precision::bf16;
   std::uint32_t threads = 1;   ///< cpu
   std::vector<int> cpus = {};  ///< cpu
+  std::string isa = "auto";    ///< cpu: the best the machine has, or as in CpuOptions
   int device = 0;              ///< cuda
   CudaFamily family = CudaFamily::automatic;
   ModelShape shape = {};
