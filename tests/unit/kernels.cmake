@@ -15,6 +15,7 @@ if(FULGUR_CUDA_FOUND)
   fulgur_test(kernels_cuda_test SOURCES kernels/cuda_reference_test.cpp
               DEPENDS fulgur::kernels fulgur::kernels_cuda fulgur::fp8_backend)
   fulgur_test(kernels_device_test SOURCES ${cuda_backend_tests} kernels/sm90_backend_test.cpp
+              kernels/sm90_graphs_test.cpp
               ../support/device_environment.cpp
               DEPENDS fulgur::real_device fulgur::fp8_backend LABELS gpu)
 endif()
