@@ -14,7 +14,8 @@ Result<std::unique_ptr<Backend>> make_backend(const BackendOptions& options) {
                               .device = options.device,
                               .family = options.family,
                               .shape = options.shape,
-                              .expert_weights = options.expert_weights});
+                              .expert_weights = options.expert_weights,
+                              .graphs_max = options.graphs_max});
   }
   return error(Code::invalid_argument, "unknown backend \"{}\"; cpu and cuda exist", options.kind);
 }

@@ -30,6 +30,7 @@ struct Options {
   std::vector<std::uint64_t> contexts{1024, 4096, 16384, 65536, 262144, 1048576 - 64};
   std::uint32_t steps = 20;
   bool without_all_softmax = false;
+  std::string graphs = "on";
 };
 
 double milliseconds(const std::function<void()>& work) {
@@ -61,6 +62,15 @@ std::vector<std::uint32_t> some_tokens(std::size_t count, std::uint32_t vocab) {
   return tokens;
 }
 
+/// What the backend's CUDA graphs did since `before`.
+nlohmann::json graphs_since(const kernels::GraphCounts& before, const kernels::Backend& backend) {
+  const kernels::GraphCounts now = backend.graph_counts();
+  return {{"captured", now.captured - before.captured},
+          {"replayed", now.replayed - before.replayed},
+          {"refused", now.refused - before.refused},
+          {"bytes", now.bytes - before.bytes}};
+}
+
 /// A decode step's parts by layer kind, to see where the time goes.
 nlohmann::json parts_of(bench::SliceModel& slice, kernels::Backend& backend,
                         std::uint32_t repeats) {
@@ -87,12 +97,14 @@ void measure_decode(const Options& options, bench::SliceModel& slice, kernels::B
   constexpr std::uint64_t kPosition = 512;
   for (const std::uint32_t batch : options.decode) {
     const auto tokens = some_tokens(batch, slice.config().vocab);
+    const kernels::GraphCounts before = backend.graph_counts();
     const double ms = median_of(options.steps, [&] { (void)slice.step(tokens, batch, kPosition); });
     say({{"kind", "decode"},
          {"batch", batch},
          {"context", kPosition},
          {"ms", ms},
          {"tokens_per_s", batch * 1e3 / ms},
+         {"graphs", graphs_since(before, backend)},
          {"parts", parts_of(slice, backend, options.steps)}});
   }
 }
@@ -119,6 +131,7 @@ void measure_contexts(const Options& options, bench::SliceModel& slice, kernels:
   const auto& config = slice.config();
   for (const std::uint64_t context : options.contexts) {
     const auto tokens = some_tokens(1, config.vocab);
+    const kernels::GraphCounts before = backend.graph_counts();
     const double ms = median_of(options.steps, [&] { (void)slice.step(tokens, 1, context); });
     const double kv = static_cast<double>(config.kv_bytes_per_token() * context);
     const double state = static_cast<double>(config.state_bytes_per_sequence());
@@ -127,6 +140,7 @@ void measure_contexts(const Options& options, bench::SliceModel& slice, kernels:
          {"context", context},
          {"ms", ms},
          {"sequence_bytes", kv + state},
+         {"graphs", graphs_since(before, backend)},
          {"parts", parts_of(slice, backend, options.steps)}});
   }
 }
@@ -146,13 +160,15 @@ kernels::CudaFamily family_of(const std::string& name) {
 
 Status run(const Options& options) {
   const auto config = bench::m1_slice(options.lightning, options.softmax);
-  FULGUR_ASSIGN_OR_RETURN(const auto backend,
-                          kernels::make_backend({.kind = "cuda",
-                                                 .device = options.gpu,
-                                                 .family = family_of(options.family),
-                                                 .shape = config.shape(),
-                                                 .expert_weights = kernels::expert_weights_of(
-                                                     options.expert_weights)}));
+  const std::size_t graphs_max = options.graphs == "on" ? kernels::kGraphsMax : 0;
+  FULGUR_ASSIGN_OR_RETURN(
+      const auto backend,
+      kernels::make_backend({.kind = "cuda",
+                             .device = options.gpu,
+                             .family = family_of(options.family),
+                             .shape = config.shape(),
+                             .expert_weights = kernels::expert_weights_of(options.expert_weights),
+                             .graphs_max = graphs_max}));
   const std::uint32_t slots = *std::max_element(options.decode.begin(), options.decode.end());
   {
     bench::SliceModel slice(config, *backend, slots, pages_for(options));
@@ -161,7 +177,8 @@ Status run(const Options& options) {
          {"lightning_layers", options.lightning},
          {"softmax_layers", options.softmax},
          {"weight_bytes", slice.weight_bytes()},
-         {"state_bytes", slice.state_bytes()}});
+         {"state_bytes", slice.state_bytes()},
+         {"graphs", options.graphs}});
     measure_decode(options, slice, *backend);
     measure_prefill(options, slice);
     measure_contexts(options, slice, *backend, "hybrid");
@@ -202,6 +219,9 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_flag("--hybrid-only", options.without_all_softmax,
                "not the model of softmax layers only");
+  app.add_option("--graphs", options.graphs, "CUDA graphs of attention blocks")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   try {
     if (const Status status = run(options); !status.is_ok()) {

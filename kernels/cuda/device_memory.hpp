@@ -62,6 +62,11 @@ class DeviceMemory : public std::enable_shared_from_this<DeviceMemory> {
   /// Streams whose kernels use this memory: what is given back waits for them.
   void add_stream(cudaStream_t stream);
   void remove_stream(cudaStream_t stream);
+  /// While it is held nobody waits for these streams, and memory that is given back waits for it.
+  /// Not held: somebody waits just now.
+  std::unique_lock<std::mutex> try_to_stop_waits() {
+    return std::unique_lock(streams_mutex_, std::try_to_lock);
+  }
 
   /// Whether a pointer is into memory that was taken here.
   bool owns(const void* pointer) const;

@@ -9,6 +9,7 @@
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/layout.hpp"
 #include "kernels/cuda/sizes.hpp"
+#include "kernels/cuda/stream_graph.hpp"
 
 namespace fulgur::kernels::cuda {
 namespace {
@@ -83,6 +84,21 @@ class Sm90Backend::PackedExpert final : public Expert {
   std::size_t inner_;
   bool fp8_;
 };
+
+Sm90Backend::Sm90Backend(std::shared_ptr<DeviceMemory> memory, const CudaOptions& options)
+    : CudaBackend(std::move(memory), options),
+      fp8_(options.expert_weights == ExpertWeights::fp8_e4m3) {
+  if (options.strict || options.graphs_max == 0) return;
+  graphs_ = std::make_unique<GraphCache>(
+      options.graphs_max,
+      [this](const std::function<void()>& launches) { return record_graph(work(), launches); });
+}
+
+/// Graphs of the rehearsal name scratch that has moved since.
+void Sm90Backend::rehearse(const std::function<void()>& calls) {
+  CudaBackend::rehearse(calls);
+  if (graphs_) graphs_->clear();
+}
 
 std::string Sm90Backend::misfit(const ModelShape& shape) {
   const std::uint32_t width = shape.heads * shape.head_dim;
@@ -303,6 +319,11 @@ void Sm90Backend::multiply(const Tiled& x, const Matrix& weight, Store store, vo
   p.out = out;
   p.features = to_int(matrix.rows());
   check(product(p, stream()), "product");
+}
+
+void Sm90Backend::add_weight(GraphKey& key, const Matrix& weight) {
+  const PackedMatrix& matrix = PackedMatrix::of(weight, false);
+  key.add(matrix.data(), matrix.rows(), matrix.cols());
 }
 
 void Sm90Backend::matmul(const float* x, std::size_t rows, const Matrix& weight, float* out) {

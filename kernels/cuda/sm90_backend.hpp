@@ -2,25 +2,26 @@
 // bf16 (experts also e4m3, ExpertWeights), the shapes of misfit(). Its bits are its own: other
 // orders of sums, the hardware's exponential, lightning's state operands and softmax's weights
 // rounded to bf16. Within it a row depends on its sequence and the weights only, as everywhere
-// (I1).
+// (I1). Attention blocks of decode steps are replayed as CUDA graphs (graph_cache.hpp).
 #pragma once
 
 #include "kernels/cuda/cuda_backend.hpp"
+#include "kernels/cuda/graph_cache.hpp"
 #include "kernels/cuda/launch.hpp"
 
 namespace fulgur::kernels::cuda {
 
 class Sm90Backend final : public CudaBackend {
  public:
-  Sm90Backend(std::shared_ptr<DeviceMemory> memory, const CudaOptions& options)
-      : CudaBackend(std::move(memory), options),
-        fp8_(options.expert_weights == ExpertWeights::fp8_e4m3) {}
+  Sm90Backend(std::shared_ptr<DeviceMemory> memory, const CudaOptions& options);
 
   /// Why a model's shape does not fit; empty: it does.
   static std::string misfit(const ModelShape& shape);
 
   std::string_view name() const override { return "cuda-sm90"; }
   DrawSupport draw_support() const override { return DrawSupport::all; }
+  GraphCounts graph_counts() const override { return graphs_ ? graphs_->counts() : GraphCounts{}; }
+  void rehearse(const std::function<void()>& calls) override;
   std::string numerics() const override { return CudaBackend::numerics() + (fp8_ ? "-fp8" : ""); }
   std::unique_ptr<Matrix> pack(std::span<const HostMatrix> parts) override;
   std::unique_ptr<Matrix> pack_router(const HostMatrix& router) override;
@@ -69,6 +70,23 @@ class Sm90Backend final : public CudaBackend {
   class PackedMatrix;
   class PackedExpert;
   struct SoftmaxRows;
+  /// Segments on the device.
+  struct LightningLists {
+    const LightningRows* single;  ///< of one row each
+    int single_count;
+    const LightningRows* longer;
+    int longer_count;
+  };
+  /// A softmax call's lists on the device, and its scratch.
+  struct SoftmaxArrays {
+    const int *sequence, *position, *table;
+    const int *single_table, *single_length;
+    const SoftmaxTile* tiles;
+    std::byte* q;
+    int lengths_max;            ///< a bucket that holds all single lengths
+    std::size_t rows_together;  ///< that partial has room for
+    float* partial;
+  };
   /// Rows as the left operand of a product (layout.hpp), in scratch.
   struct Tiled {
     std::byte* data;
@@ -87,16 +105,21 @@ class Sm90Backend final : public CudaBackend {
   std::byte* narrow_rows(std::size_t rows, std::size_t cols) {
     return work().take<std::byte>(rows * cols * 2);
   }
-  /// x of the frame, also to `x` when that is wanted.
-  Tiled normed_input(const AttentionFrame& frame, std::size_t rows, const float* h, float* x);
+  /// x of the frame as an operand, also to `x` when that is wanted.
+  void normed_input(const AttentionFrame& frame, const float* h, float* x, const Tiled& operand);
   void finish_block(const AttentionFrame& frame, std::size_t rows, const float* x, const float* out,
                     float* h, float* y);
+  static void add_frame(GraphKey& key, const AttentionFrame& frame);
+  static void add_weight(GraphKey& key, const Matrix& weight);
+  LightningLists send_lists(std::span<const LightningSegment> segments);
   /// qkv after SiLU and out: bf16 rows.
   void lightning_rows(const LightningShape& shape, const float* powers, const void* active,
-                      std::span<const LightningSegment> segments, void* out);
+                      const LightningLists& lists, void* out);
+  SoftmaxArrays softmax_arrays(const SoftmaxShape& shape, const SoftmaxRows& rows);
   /// qkv and out: bf16 rows.
   void softmax_rows(const SoftmaxShape& shape, const float* frequencies, const void* qkv,
-                    std::span<const SoftmaxSegment> segments, std::byte* pages, void* out);
+                    const SoftmaxRows& rows, const SoftmaxArrays& arrays, std::byte* pages,
+                    void* out);
   std::shared_ptr<std::byte> packed8_memory(std::size_t rows, std::size_t cols);
   void quantize_rows(const HostMatrix& part, int interleave, std::size_t packed_rows,
                      std::byte* packed);
@@ -109,13 +132,14 @@ class Sm90Backend final : public CudaBackend {
   /// Scratch of a tiled operand of the experts' products.
   void* take_tiled(std::size_t capacity, std::size_t cols);
   const float* frequencies_of(const SoftmaxShape& shape);
-  void decode_singles(SoftmaxDecode call, const SoftmaxRows& rows, const int* tables,
-                      const int* lengths, std::byte* q, std::byte* results);
+  void decode_singles(SoftmaxDecode call, const SoftmaxRows& rows, const SoftmaxArrays& arrays,
+                      std::byte* results);
 
   const bool fp8_;  ///< of the experts; everything else is bf16
   std::shared_ptr<std::byte> device_frequencies_;
   double theta_ = 0;
   std::uint32_t rotary_dim_ = 0;
+  std::unique_ptr<GraphCache> graphs_;  ///< null: none are made
 };
 
 }  // namespace fulgur::kernels::cuda

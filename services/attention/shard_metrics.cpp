@@ -74,6 +74,16 @@ struct ShardMetrics {
     count(metrics, "fulgur_gpu_allocations_total",
           "Times that GPU or pinned memory was asked for; constant while serving",
           [](const Shard& shard) { return shard.backend->allocations_total(); });
+    count(metrics, "fulgur_gpu_graphs_captured_total", "CUDA graphs made of attention blocks",
+          [](const Shard& shard) { return shard.backend->graph_counts().captured; });
+    count(metrics, "fulgur_gpu_graphs_replayed_total", "Attention blocks that ran as one graph",
+          [](const Shard& shard) { return shard.backend->graph_counts().replayed; });
+    count(metrics, "fulgur_gpu_graphs_refused_total",
+          "CUDA graphs not made or not run, mostly for want of memory",
+          [](const Shard& shard) { return shard.backend->graph_counts().refused; });
+    count(metrics, "fulgur_gpu_graphs_bytes_total",
+          "GPU memory that the driver took while CUDA graphs were made",
+          [](const Shard& shard) { return shard.backend->graph_counts().bytes; });
     const std::pair<const char*, std::size_t> reasons[] = {
         {"stop", 0}, {"length", 1}, {"cancelled", 2}, {"error", 3}};
     for (const auto& [reason, at] : reasons) {

@@ -165,6 +165,15 @@ class Mark {
   virtual void* event() const = 0;
 };
 
+/// What a backend's CUDA graphs have come to.
+struct GraphCounts {
+  std::uint64_t captured = 0;  ///< made
+  std::uint64_t replayed = 0;  ///< calls that were one launch
+  std::uint64_t refused = 0;   ///< not made or not launched for want of memory, or by a failure
+  std::uint64_t dropped = 0;   ///< given up for others
+  std::uint64_t bytes = 0;     ///< of the device that went while they were made
+};
+
 /// One implementation of the model's arithmetic. Activations are float32 row-major
 /// [tokens, features] unless a Dtype says otherwise. Shapes are checked by FULGUR_ASSERT.
 class Backend {
@@ -197,8 +206,10 @@ class Backend {
   /// that they take: later calls find it. Their results are undefined. Throws std::bad_alloc.
   virtual void rehearse(const std::function<void()>& calls) { calls(); }
   /// Times that memory was asked for: of the device, and pinned. Nothing but allocate(),
-  /// allocate_host() and packing adds to it once the largest shapes were rehearsed.
+  /// allocate_host() and packing adds to it once the largest shapes were rehearsed. Not counted:
+  /// what the driver takes for graphs, which are made while serving and may be refused.
   virtual std::uint64_t allocations_total() const { return 0; }
+  virtual GraphCounts graph_counts() const { return {}; }
 
   /// Throws std::bad_alloc when there is not so much, as does every operation that needs memory of
   /// its own; the backend can be used on, results and states of that call are undefined. Zeroed
@@ -355,12 +366,18 @@ inline ExpertWeights expert_weights_of(std::string_view name) {
   return name == "fp8" ? ExpertWeights::fp8_e4m3 : ExpertWeights::bf16;
 }
 
+/// Graphs kept by default: each layer of a model at several sizes of a decode step.
+inline constexpr std::size_t kGraphsMax = 512;
+
 struct CudaOptions {
   Precision precision = Precision::bf16;
   int device = 0;
   CudaFamily family = CudaFamily::automatic;
   ModelShape shape;
   ExpertWeights expert_weights = ExpertWeights::bf16;
+  /// CUDA graphs of attention blocks that are kept at most; 0: none are made. The same bits either
+  /// way. The sm90 family only, and not when strict.
+  std::size_t graphs_max = kGraphsMax;
   /// For tests: scratch is full of NaN before each use, and every array an allocation of its own,
   /// so that compute-sanitizer (or the emulation's guard pages) sees what goes past its end.
   bool strict = false;
