@@ -17,7 +17,7 @@ struct Tile {
   int group;
   int row_tile;
   int first;   ///< first row of the group
-  int rows;    ///< at most kMaxN
+  int rows;    ///< 1 to kMaxN
   bool alone;  ///< no other tile reads these weights
 };
 
@@ -43,6 +43,11 @@ struct Shape {
 
 /// The tile order, computed by every warp in the same way from the counts in shared memory. A row
 /// tile is kCluster tiles high: the blocks of a cluster walk in step, each with its own rank.
+///
+/// The tiles of a row tile differ by 16 rows of the group at most, and their order turns from row
+/// tile to row tile: clusters are as many as 66, so that without it those of a group with two,
+/// three or six tiles a row would always meet the same one, and end when the widest does. (Experts
+/// of 1024 rows on average, bf16: gate and up 3 to 4 % fewer cycles.)
 template <typename S>
 class TileWalk {
  public:
@@ -60,15 +65,19 @@ class TileWalk {
     while (index >= starts_[group_ + 1]) ++group_;
     const int count = counts_[group_];
     const int n_tiles = (count + S::kMaxN - 1) / S::kMaxN;
-    const int n_size = ((count + n_tiles - 1) / n_tiles + 15) / 16 * 16;
     const int local = index - starts_[group_];
     const int pass = local / (kNarrowGroup * row_tiles_);
     const int in_pass = local - pass * kNarrowGroup * row_tiles_;
     const int width = min(kNarrowGroup, n_tiles - pass * kNarrowGroup);
+    const int row = in_pass / width;
+    const int n = pass * kNarrowGroup + (in_pass + row) % width;
+    const int units = (count + 15) / 16;
+    const int least = units / n_tiles;
+    const int wider = units % n_tiles;  // tiles with one unit more
     tile.group = group_;
-    tile.row_tile = in_pass / width * S::kCluster + rank_;
-    tile.first = (pass * kNarrowGroup + in_pass % width) * n_size;
-    tile.rows = max(0, min(n_size, count - tile.first));
+    tile.row_tile = row * S::kCluster + rank_;
+    tile.first = 16 * (n * least + min(n, wider));
+    tile.rows = min(16 * (least + (n < wider ? 1 : 0)), count - tile.first);
     tile.alone = n_tiles == 1;
     return true;
   }
@@ -171,7 +180,6 @@ __device__ void produce(const Product& p, const Ring& ring, TileWalk<S> walk) {
         bulk_copy(stage_scales<S>(ring, stage), scales.weight + kb * kScaleQuadBytes,
                   kScaleQuadBytes, full, again);
       }
-      if (x_bytes == 0) continue;
       if constexpr (S::kScaled) {
         bulk_copy(stage_scales<S>(ring, stage) + kScaleQuadBytes,
                   scales.rows + static_cast<std::size_t>(kb) * p.capacity, x_bytes / 32, full,
