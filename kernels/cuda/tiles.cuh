@@ -211,6 +211,9 @@ __device__ void store_strip(const Product& p, const Tile& tile, int strip,
   const int f = strip * 32 + warp * 8 + pair;
   [[maybe_unused]] std::byte* inner_row =
       static_cast<std::byte*>(p.out) + tiled_byte(first + quad, f, p.capacity);
+  // Numbers of the next rows: the compiler may not load them before the last rows' stores.
+  constexpr int kAhead = 4;
+  [[maybe_unused]] int rows[kAhead];
 #pragma unroll
   for (int j = 0; j < kN / 8; ++j) {
     if (j * 8 >= tile.rows) break;
@@ -235,11 +238,18 @@ __device__ void store_strip(const Product& p, const Tile& tile, int strip,
       const auto value = [&](int i) { return with_silu ? silu(d[i]) : d[i]; };
       const std::uint32_t top = transpose_matrix(pack_bf16(value(0), value(1)));
       const std::uint32_t bottom = transpose_matrix(pack_bf16(value(2), value(3)));
-      const int t = j * 8 + quad;
+      if (j % kAhead == 0) {
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) {
+          const int t = (j + i) * 8 + quad;
+          if (t >= tile.rows) continue;
+          rows[i] = p.out_rows != nullptr ? p.out_rows[first + t] : first + t;
+        }
+      }
       const int feature = strip * 64 + warp * 16 + pair;
-      if (t < tile.rows) {
-        const std::size_t row = p.out_rows != nullptr ? p.out_rows[first + t] : first + t;
-        auto* to = static_cast<__nv_bfloat16*>(p.out) + row * p.features + feature;
+      if (j * 8 + quad < tile.rows) {
+        auto* to = static_cast<__nv_bfloat16*>(p.out) +
+                   static_cast<std::size_t>(rows[j % kAhead]) * p.features + feature;
         if (feature < p.features) *reinterpret_cast<std::uint32_t*>(to) = top;
         if (feature + 8 < p.features) *reinterpret_cast<std::uint32_t*>(to + 8) = bottom;
       }
