@@ -67,10 +67,19 @@ int fg_gather_fp8(const void* x, int x_is_f32, int dim, void* source, int capaci
   return cuda::gather_tiled_fp8(x, x_is_f32 != 0, dim, g, tiled, stream_of(stream));
 }
 
-/// Groups of rows [groups] counts, offsets; store: cuda::Store.
-int fg_product_fp8(const void* tiled, int capacity, int rows, int cols, void* weights,
-                   int weight_rows, void* counts, void* offsets, int groups, int features,
-                   int store, void* out, void* stream) {
+/// source [capacity], as the plan has it.
+int fg_gather(const void* x, int x_is_f32, int dim, void* source, int capacity, void* tiled,
+              void* stream) {
+  cuda::RouteGroups g{};
+  g.source = static_cast<int*>(source);
+  g.capacity = capacity;
+  return cuda::gather_tiled(x, x_is_f32 != 0, dim, g, tiled, stream_of(stream));
+}
+
+/// Groups of rows [groups] counts, offsets; store: cuda::Store; out_rows [capacity] or null.
+int fg_product(int fp8, const void* tiled, int capacity, int rows, int cols, void* weights,
+               int weight_rows, void* counts, void* offsets, int groups, int features, int store,
+               void* out, const void* out_rows, void* stream) {
   cuda::Product p{};
   p.x = tiled;
   p.capacity = capacity;
@@ -83,8 +92,9 @@ int fg_product_fp8(const void* tiled, int capacity, int rows, int cols, void* we
   p.groups = groups;
   p.store = static_cast<cuda::Store>(store);
   p.out = out;
+  p.out_rows = static_cast<const int*>(out_rows);
   p.features = features;
-  return cuda::product_fp8(p, stream_of(stream));
+  return fp8 != 0 ? cuda::product_fp8(p, stream_of(stream)) : cuda::product(p, stream_of(stream));
 }
 
 int fg_tile_rows(const void* x, int x_is_f32, int rows, int dim, int capacity, void* tiled,

@@ -90,6 +90,8 @@ def main():
             stage("softmax prefill, timed", cases.softmax_prefill_cases, lib, rows)
             stage("softmax, timed", cases.softmax_cases, lib, rows)
     if "experts" in only:
+        stage("plan", checks.check_plan, lib, report)
+        stage("products", checks.check_products, lib, report)
         weights = checks.expert_weights(32, 6144, 9216)
         layer = library.ExpertLayer(lib, *weights, 2, 16384)
         stage("experts", checks.check_experts, lib, layer, weights, report)

@@ -46,6 +46,12 @@ def experts_cases(lib, layer, weights, rows):
         repeats = 5 if tokens > 2000 else 15
         ms = time_graph_ms([lambda: layer.run(x, ids, out)], repeats)
         rows.append(("experts", shape, "fulgur", ms, moved, flops))
+        if skew == 0:  # what surrounds the products, alone
+            *_, capacity = layer.plan(ids)
+            ms = time_graph_ms([lambda: layer.plan(ids)] * 10)
+            rows.append(("experts: plan", shape, "fulgur", ms, flat.numel() * 10, 0))
+            ms = time_graph_ms([lambda: layer.gather(x, capacity)])
+            rows.append(("experts: gather", shape, "fulgur", ms, flat.numel() * layer.hidden * 4, 0))
         order = flat.argsort(stable=True)
         counts = torch.bincount(flat, minlength=layer.experts)
         offsets = counts.cumsum(0).to(torch.int32)

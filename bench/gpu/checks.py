@@ -248,11 +248,104 @@ def place_groups(sizes):
     return torch.tensor(sizes, **ints), torch.tensor(offsets, **ints), rows, at + 256
 
 
-def grouped_fp8(lib, tiled, capacity, weights, weight_rows, cols, groups, mean, features, store, out):
+def grouped(lib, tiled, capacity, weights, weight_rows, cols, groups, mean, features, store, out,
+            out_rows=None, fp8=True):
     counts, offsets = groups
     table = torch.tensor([w.data_ptr() for w in weights], dtype=torch.int64, device="cuda")
-    lib.call("fg_product_fp8", tiled, capacity, mean * len(weights), cols, table, weight_rows, counts,
-             offsets, len(weights), features, store, out)
+    lib.call("fg_product", int(fp8), tiled, capacity, mean * len(weights), cols, table, weight_rows,
+             counts, offsets, len(weights), features, store, out, out_rows)
+
+
+def check_plan(lib, report):
+    """Groups of routes against a stable sort, whatever cuts them; targets of padding untouched."""
+    for tokens, experts, k, skew in ((1, 32, 2, 0.0), (1000, 256, 2, 1.0), (1024, 32, 2, 0.0),
+                                     (1025, 32, 2, 0.0), (9001, 7, 3, 1.0), (16384, 32, 2, 0.0),
+                                     (16384, 256, 2, 0.0), (50000, 32, 2, 2.0)):
+        ids = route_ids(tokens, experts, k, skew)
+        flat = ids.int().view(-1)
+        capacity = lib.lib.fg_tiled_capacity(tokens * k, experts)
+        ints = dict(dtype=torch.int32, device="cuda")
+        got = [torch.full((n,), -77, **ints) for n in (experts, experts, capacity, capacity)]
+        lib.call("fg_plan_groups", ids, tokens, k, *got, experts, capacity)
+        counts = torch.bincount(flat, minlength=experts)
+        padded = (counts + 7) // 8 * 8
+        offsets = padded.cumsum(0) - padded
+        order = flat.argsort(stable=True)
+        place = (offsets - (counts.cumsum(0) - counts))[flat[order].long()]
+        place = place + torch.arange(tokens * k, device="cuda")
+        source, target = torch.full((capacity,), -1, **ints), torch.full((capacity,), -77, **ints)
+        source[place], target[place] = (order // k).int(), order.int()
+        for name, a, b in zip(("counts", "offsets", "sources", "targets"), got,
+                              (counts.int(), offsets.int(), source, target)):
+            report.same(f"plan, {tokens * k} routes, {experts} groups: {name}", a, b)
+
+
+def check_products(lib, report):
+    """Each tile shape and store on ragged groups, in place and scattered: against float64, each other,
+    and what lies beside. 328 features end within a tile, 330 within 16 bytes."""
+    sizes = GROUP_SIZES[:-1] + [1030, 513, 0]
+    cols = 1152
+    counts, offsets, places, capacity = place_groups(sizes)
+    used = torch.cat(places)
+    source = torch.full((capacity,), -1, dtype=torch.int32, device="cuda")
+    source[used] = torch.arange(used.numel(), device="cuda", dtype=torch.int32)
+    x = torch.randn(used.numel(), cols, **BF16)
+    first = x[0].clone()
+    chosen = [place[len(place) * 2 // 3].item() for place in places if len(place)]
+    x[source[chosen].long()] = first
+    tiled = torch.full((capacity * cols,), NAN, **BF16)
+    lib.call("fg_gather", x, 0, cols, source, capacity, tiled)
+    a = x.double()
+    blank = torch.ones(capacity, dtype=torch.bool, device="cuda")
+    blank[used] = False
+    moved = torch.full((capacity,), -1, dtype=torch.int32, device="cuda")
+    moved[used] = used[torch.randperm(used.numel(), device="cuda")].int()
+    for features in (1536, 328, 330):
+        weight_rows = (features + 255) // 256 * 256
+        plain = torch.randn(features, cols, **BF16).mul_(cols ** -0.5)
+        packed = lib.pack(plain)
+        sums = a @ plain.double().T
+        for store, kind, limit in ((library.STORE_F32, F32, 1e-5), (library.STORE_BF16, BF16, 3e-3),
+                                   (library.STORE_SILU_BF16, BF16, 3e-3)):
+            want = torch.nn.functional.silu(sums) if store == library.STORE_SILU_BF16 else sums
+            kept = None
+            for shape, mean in TILE_SHAPES:
+                name = f"product {features} x {cols}, store {store}, tiles of {shape}"
+                outs = []
+                for to in (None, moved):
+                    out = torch.full((capacity, features), NAN, **kind)
+                    grouped(lib, tiled, capacity, [packed] * len(sizes), weight_rows, cols,
+                            (counts, offsets), mean, features, store, out, to, fp8=False)
+                    report.add(f"{name}: nothing beside", bool(out[blank].isnan().all()),
+                               "still poisoned")
+                    outs.append(out[used] if to is None else out[moved[used].long()])
+                report.error(name, outs[0], want, limit)
+                report.same(f"{name}: scattered = in place", *outs)
+                kept = outs[0] if kept is None else kept
+                report.same(f"{name}: as the first shape's", outs[0], kept)
+                rows = outs[0][source[chosen].long()]
+                report.same(f"{name}: a row in groups of 1 to 1030", rows,
+                            rows[:1].expand_as(rows).contiguous())
+    inner = 768
+    gate, up = (torch.randn(inner, cols, **BF16).mul_(cols ** -0.5) for _ in range(2))
+    packed = lib.pack_gate_up(gate, up)
+    want = torch.nn.functional.silu(a @ gate.double().T) * (a @ up.double().T)
+    kept = None
+    for shape, mean in TILE_SHAPES:
+        name = f"SwiGLU {inner} x {cols}, tiles of {shape}"
+        out = torch.full((capacity * inner,), NAN, **BF16)
+        grouped(lib, tiled, capacity, [packed] * len(sizes), 2 * inner, cols, (counts, offsets), mean,
+                inner, library.STORE_SWIGLU, out, fp8=False)
+        plain = untile(lib, out, capacity, capacity - 16, inner)
+        report.error(name, plain[used], want, 4e-3)
+        # The last eight rows of a group may be filled; beyond the last group nothing is.
+        report.add(f"{name}: nothing beside", bool(plain[capacity - 256:].isnan().all()),
+                   "still poisoned")
+        kept = plain[used] if kept is None else kept
+        report.same(f"{name}: as the first shape's", plain[used], kept)
+        rows = plain[chosen]
+        report.same(f"{name}: a row in groups of 1 to 1030", rows,
+                    rows[:1].expand_as(rows).contiguous())
 
 
 def check_products_fp8(lib, report):
@@ -286,13 +379,13 @@ def check_products_fp8(lib, report):
             name = f"fp8 product {rows} x {cols}, tiles of {shape}"
             out = torch.full((capacity, rows), NAN, **F32)
             run = (capacity, [packed] * len(sizes), rows, cols, (counts, offsets), mean)
-            grouped_fp8(lib, tiled, *run, rows, library.STORE_F32, out)
+            grouped(lib, tiled, *run, rows, library.STORE_F32, out)
             report.error(name, out[used], want, 2e-3)
             blank = torch.ones(capacity, dtype=torch.bool, device="cuda")
             blank[used] = False
             report.add(f"{name}: nothing beside", bool(out[blank].isnan().all()), "still poisoned")
             half = torch.full((capacity, rows), NAN, **BF16)
-            grouped_fp8(lib, tiled, *run, rows, library.STORE_BF16, half)
+            grouped(lib, tiled, *run, rows, library.STORE_BF16, half)
             report.same(f"{name}: bf16 = rounded f32", half[used], out[used].bfloat16())
             kept = out[used].clone() if kept is None else kept
             report.same(f"{name}: as the first shape's", out[used], kept)
@@ -302,7 +395,7 @@ def check_products_fp8(lib, report):
             tiles = torch.full((library.tiled_fp8_bytes(capacity, rows // 2),), 0xff,
                                dtype=torch.uint8, device="cuda")
             run = (capacity, [both] * len(sizes), rows, cols, (counts, offsets), mean)
-            grouped_fp8(lib, tiled, *run, rows // 2, library.STORE_SWIGLU, tiles)
+            grouped(lib, tiled, *run, rows // 2, library.STORE_SWIGLU, tiles)
             codes, scales = library.untile_fp8(tiles, capacity, rows // 2)
             got, got_scales = codes[used], scales[used]
             report.error(f"{name}: SwiGLU scales", got_scales * 448, top, 2e-3)

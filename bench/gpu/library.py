@@ -205,10 +205,20 @@ class ExpertLayer:
 
     def run(self, x, ids, out):
         """x [T, hidden] bf16, ids [T, k] uint16 -> out [T * k, hidden] bf16, un-weighted."""
-        tokens = x.shape[0]
-        capacity = self.lib.lib.fg_tiled_capacity(tokens * self.k, self.experts)
-        groups = (self.counts, self.offsets, self.source, self.target, self.experts, capacity)
-        self.lib.call("fg_plan_groups", ids, tokens, self.k, *groups)
-        self.lib.call("fg_experts", int(self.fp8), x, int(x.dtype == torch.float32), tokens * self.k, *groups,
+        groups = self.plan(ids)
+        self.lib.call("fg_experts", int(self.fp8), x, int(x.dtype == torch.float32), ids.numel(), *groups,
                       self.gate_up_table, self.down_table, self.hidden, self.inner, self.tiled_x,
                       self.tiled_inner, out)
+
+    def plan(self, ids):
+        """The groups of ids [T, k] into the layer's arrays; returns them as calls take them."""
+        tokens, k = ids.shape
+        capacity = self.lib.lib.fg_tiled_capacity(tokens * k, self.experts)
+        groups = (self.counts, self.offsets, self.source, self.target, self.experts, capacity)
+        self.lib.call("fg_plan_groups", ids, tokens, k, *groups)
+        return groups
+
+    def gather(self, x, capacity):
+        """Rows of x as the last plan says, into the layer's scratch."""
+        self.lib.call("fg_gather_fp8" if self.fp8 else "fg_gather", x, int(x.dtype == torch.float32),
+                      self.hidden, self.source, capacity, self.tiled_x)

@@ -13,6 +13,8 @@ namespace fulgur::kernels::cuda {
 namespace {
 
 constexpr int kPlanThreads = 1024;
+constexpr int kPlanWarps = kPlanThreads / 32;
+constexpr int kPlanAlone = 2048;  ///< routes that one block places as fast as many
 
 /// One thread a 16-byte chunk of 8 columns.
 __global__ void pack_kernel(const uint4* weight, int rows, int cols, int first_row, int interleave,
@@ -27,52 +29,138 @@ __global__ void pack_kernel(const uint4* weight, int rows, int cols, int first_r
   *reinterpret_cast<uint4*>(packed + packed_byte(to, col, cols)) = weight[index];
 }
 
-/// One block. A warp owns the experts warp, warp + 32, ...: it counts their routes, and after the
-/// offsets are known walks the routes once more to place them in order.
-__global__ void plan_kernel(const std::uint16_t* experts, int routes, int k, RouteGroups g) {
-  __shared__ int counts[kMaxGroups];
-  __shared__ int offsets[kMaxGroups];
-  const int warp = static_cast<int>(threadIdx.x) / 32;
+/// Rows of a group with its padding.
+__device__ int padded_rows(int count) { return (count + kAtomRows - 1) / kAtomRows * kAtomRows; }
+
+/// A warp counts routes [from, to) by group: counts[g] += how many. The lanes that meet the same
+/// group count once; a warp's counts are its own.
+__device__ void count_routes(const std::uint16_t* experts, int from, int to, int groups,
+                             int* counts) {
+  constexpr int kAtOnce = 8;  // loads under way
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  for (int e = warp; e < g.groups; e += kPlanThreads / 32) {
-    int count = 0;
-    for (int r = lane; r < routes; r += 32) count += experts[r] == e ? 1 : 0;
-    count = static_cast<int>(__reduce_add_sync(0xffffffffU, static_cast<unsigned>(count)));
-    if (lane == 0) counts[e] = count;
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    int next = 0;
-    for (int e = 0; e < g.groups; ++e) {
-      offsets[e] = next;
-      next += (counts[e] + kAtomRows - 1) / kAtomRows * kAtomRows;
+  const unsigned lower = (1U << lane) - 1;
+  for (int base = from; base < to; base += kAtOnce * 32) {
+    int group[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int r = base + i * 32 + lane;
+      group[i] = r < to ? experts[r] : groups;
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (base + i * 32 >= to) break;
+      const unsigned same = __match_any_sync(0xffffffffU, group[i]);
+      if (group[i] < groups && (same & lower) == 0) counts[group[i]] += __popc(same);
+      __syncwarp();
     }
   }
-  __syncthreads();
-  for (int e = static_cast<int>(threadIdx.x); e < g.groups; e += kPlanThreads) {
-    g.counts[e] = counts[e];
-    g.offsets[e] = offsets[e];
-    const int end = offsets[e] + (counts[e] + kAtomRows - 1) / kAtomRows * kAtomRows;
-    for (int row = offsets[e] + counts[e]; row < end; ++row) g.source[row] = -1;
+}
+
+/// A counting sort that keeps the order. Routes are cut into equal ranges, one a block; every block
+/// counts all of them, a warp a range, so that it knows the offsets and what lies before its own
+/// without a word from the others, and places its own. kAlone: one block, one range.
+///
+/// Comparing every route with every group on one multiprocessor, as was done before, is bound by
+/// issue: 32,768 routes x 32 groups x two passes 0.405 ms, and 0.243 with loads of eight routes.
+/// Counting takes 1,024 steps of a warp for the same, placing 32 a block.
+template <bool kAlone>
+__global__ void __launch_bounds__(kPlanThreads)
+    plan_kernel(const std::uint16_t* experts, int routes, int k, int range, RouteGroups g) {
+  __shared__ int counts[kPlanWarps * kMaxGroups];  // [warps][g.groups]
+  __shared__ int sizes[kMaxGroups];
+  __shared__ int starts[kMaxGroups];
+  __shared__ int used;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int block = static_cast<int>(blockIdx.x);
+  const int warp = thread / 32;
+  const int lane = thread % 32;
+  int* own = counts + warp * g.groups;
+  int before = 0;  // of group `thread`: routes in the ranges before this block's
+  const auto clear = [&] {
+    for (int i = thread; i < kPlanWarps * g.groups; i += kPlanThreads) counts[i] = 0;
+    __syncthreads();
+  };
+  clear();
+  if constexpr (!kAlone) {
+    count_routes(experts, min(warp * range, routes), min((warp + 1) * range, routes), g.groups,
+                 own);
+    __syncthreads();
+    if (thread < g.groups) {
+      int all = 0;
+      for (int w = 0; w < kPlanWarps; ++w) {
+        if (w == block) before = all;
+        all += counts[w * g.groups + thread];
+      }
+      sizes[thread] = all;
+    }
+    __syncthreads();
+    clear();
   }
-  const int last = g.groups - 1;
-  const int used = offsets[last] + (counts[last] + kAtomRows - 1) / kAtomRows * kAtomRows;
-  for (int row = used + static_cast<int>(threadIdx.x); row < g.capacity; row += kPlanThreads) {
+  // This block's range, a piece a warp.
+  const int end = min((block + 1) * range, routes);
+  const int piece = (range + kPlanThreads - 1) / kPlanThreads * 32;
+  const int from = min(block * range + warp * piece, end);
+  const int to = min(from + piece, end);
+  count_routes(experts, from, to, g.groups, own);
+  __syncthreads();
+  if (thread < g.groups) {
+    constexpr int kAtOnce = 8;
+    int next = before;
+    for (int first = 0; first < kPlanWarps; first += kAtOnce) {
+      if (block * range + first * piece >= end) break;
+      int mine[kAtOnce];
+#pragma unroll
+      for (int w = 0; w < kAtOnce; ++w) mine[w] = counts[(first + w) * g.groups + thread];
+#pragma unroll
+      for (int w = 0; w < kAtOnce; ++w) {
+        counts[(first + w) * g.groups + thread] = next;
+        next += mine[w];
+      }
+    }
+    if constexpr (kAlone) sizes[thread] = next;
+  }
+  __syncthreads();
+  if (warp == 0) {
+    int total = 0;
+    for (int base = 0; base < g.groups; base += 32) {
+      const int e = base + lane;
+      const int rows = e < g.groups ? padded_rows(sizes[e]) : 0;
+      int sum = rows;
+#pragma unroll
+      for (int step = 1; step < 32; step *= 2) {
+        const int other = __shfl_up_sync(0xffffffffU, sum, step);
+        if (lane >= step) sum += other;
+      }
+      if (e < g.groups) starts[e] = total + sum - rows;
+      total += __shfl_sync(0xffffffffU, sum, 31);
+    }
+    if (lane == 0) used = total;
+  }
+  __syncthreads();
+  if (block == 0 && thread < g.groups) {
+    const int size = sizes[thread];
+    g.counts[thread] = size;
+    g.offsets[thread] = starts[thread];
+    for (int row = size; row < padded_rows(size); ++row) g.source[starts[thread] + row] = -1;
+  }
+  for (int row = used + block * kPlanThreads + thread; row < g.capacity;
+       row += static_cast<int>(gridDim.x) * kPlanThreads) {
     g.source[row] = -1;
   }
-  for (int e = warp; e < g.groups; e += kPlanThreads / 32) {
-    int row = offsets[e];
-    for (int base = 0; base < routes; base += 32) {
-      const int r = base + lane;
-      const bool mine = r < routes && experts[r] == e;
-      const unsigned all = __ballot_sync(0xffffffffU, mine);
-      if (mine) {
-        const int to = row + __popc(all & ((1U << lane) - 1));
-        g.source[to] = r / k;
-        g.target[to] = r;
-      }
-      row += __popc(all);
+  for (int base = from; base < to; base += 32) {
+    const int r = base + lane;
+    const int group = r < to ? experts[r] : g.groups;
+    const unsigned same = __match_any_sync(0xffffffffU, group);
+    const int rank = __popc(same & ((1U << lane) - 1));
+    int row = 0;
+    if (group < g.groups) {
+      row = own[group] + rank;
+      g.source[starts[group] + row] = r / k;
+      g.target[starts[group] + row] = r;
     }
+    __syncwarp();
+    if (group < g.groups && rank == 0) own[group] = row + __popc(same);
+    __syncwarp();
   }
 }
 
@@ -185,7 +273,14 @@ cudaError_t pack_weight(const void* weight, int rows, int cols, int first_row, i
 cudaError_t plan_groups(const std::uint16_t* experts, int tokens, int k, const RouteGroups& groups,
                         cudaStream_t stream) {
   if (groups.groups < 1 || groups.groups > kMaxGroups) return cudaErrorInvalidValue;
-  plan_kernel<<<1, kPlanThreads, 0, stream>>>(experts, tokens * k, k, groups);
+  const int routes = tokens * k;
+  if (routes <= kPlanAlone) {
+    plan_kernel<true><<<1, kPlanThreads, 0, stream>>>(experts, routes, k, routes, groups);
+    return cudaGetLastError();
+  }
+  const int range = (routes + kPlanThreads - 1) / kPlanThreads * 32;  // a warp's
+  const int blocks = (routes + range - 1) / range;
+  plan_kernel<false><<<blocks, kPlanThreads, 0, stream>>>(experts, routes, k, range, groups);
   return cudaGetLastError();
 }
 

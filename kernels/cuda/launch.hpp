@@ -57,8 +57,10 @@ cudaError_t tile_rows(const void* x, bool x_is_f32, int rows, int dim, int capac
 // --- Products --------------------------------------------------------------------------------
 
 enum class Store : std::uint8_t {
-  swiglu_tiled,  ///< silu(gate) * up as the tiled left operand of the next product
-  bf16_rows,     ///< row-major bf16
+  /// silu(gate) * up as the tiled left operand of the next product. In a group's last eight rows
+  /// those beyond its count may be overwritten.
+  swiglu_tiled,
+  bf16_rows,  ///< row-major bf16
   silu_bf16_rows,
   f32_rows,
 };
@@ -73,12 +75,12 @@ struct Product {
   const void* weight;          ///< the one weight
   const int* counts;           ///< [groups] on the device, or null:
   int rows;                    ///< rows of the only group; else the most rows of all groups
-  const int* offsets;          ///< [groups] on the device; null: 0
+  const int* offsets;          ///< [groups] on the device, multiples of 8; null: 0
   int groups;
   Store store;
   void* out;
   const int* out_rows;  ///< [capacity] output row of a tiled row; null: the same
-  int features;         ///< columns of out, at most weight_rows
+  int features;         ///< columns of out, at most weight_rows; even for bf16
 };
 cudaError_t product(const Product& product, cudaStream_t stream);
 

@@ -16,6 +16,9 @@
 // kSub strips of 64 weight rows each. Persistent grid; tiles of a group run neighbours in N first,
 // so that weights re-read for another N come from L2.
 //
+// Stores. From the fragments (tiles.cuh), those of wide tiles through shared memory
+// (staged_store.cuh).
+//
 // Traffic. Weights once from DRAM; activations kMaxN / (128 kSub) of that from L2. Wide tiles run
 // in clusters of two blocks with neighbouring weight rows: each fetches half of the common
 // activations for both, or L2 would be the limit.
@@ -25,16 +28,32 @@
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/layout.hpp"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/staged_store.cuh"
 #include "kernels/cuda/tiles.cuh"
 #include "kernels/cuda/wgmma.cuh"
 
 namespace fulgur::kernels::cuda {
 namespace {
 
-/// One tile: multiplies all stages of K, then stores. `step` counts stages over all tiles.
+/// Dynamic shared memory: stages, staging, counts and starts of groups, barriers. All of it is
+/// dynamic, because wide tiles leave less than 1 KiB: static memory before the stages would be
+/// padded to their alignment.
+template <typename S, Store kStore>
+struct SharedMemory {
+  static constexpr int kStaging = S::kStages * S::kStageBytes;
+  static constexpr int kCounts = kStaging + (kIsStaged<S, kStore> ? kStagingBytes : 0);
+  static constexpr int kStarts = kCounts + kMaxGroups * 4;
+  static constexpr int kBarriers = kStarts + (kMaxGroups + 2) * 4;
+  static constexpr int kBytes = kBarriers + (2 * S::kStages + 2) * 8;
+  static_assert(kBarriers % 8 == 0 && kBytes <= 227 * 1024, "a block has 227 KiB");
+};
+
+/// One tile: multiplies all stages of K, then stores. `step` counts stages over all tiles; tiles:
+/// how many before this one.
 template <typename S, Store kStore, int kN>
-__device__ __forceinline__ void consume_tile(const Product& p, const Ring& ring, const Tile& tile,
-                                             std::uint32_t& step) {
+__device__ __forceinline__ void consume_tile(const Product& p, const Ring& ring,
+                                             const Staging& staging, const Tile& tile,
+                                             std::uint32_t tiles, std::uint32_t& step) {
   constexpr int kSub = S::kSub;
   const int consumer = static_cast<int>(threadIdx.x) / 128 - 1;
   const int k_blocks = p.cols / kAtomCols;
@@ -70,41 +89,53 @@ __device__ __forceinline__ void consume_tile(const Product& p, const Ring& ring,
 #pragma unroll
     for (int i = 0; i < kN / 2; ++i) asm volatile("" : "+f"(acc[s][i])::"memory");
   }
+  if constexpr (kIsSent<S, kStore>) {
+    stage_swiglu<kN>(tile, staging, tiles, acc[0]);
+  } else if constexpr (kIsStaged<S, kStore>) {
+    stage_rows<kN>(p, tile, staging, acc[0]);
+  } else {
 #pragma unroll
-  for (int s = 0; s < kSub; ++s) {
-    store_strip<kStore, kN>(p, tile, (tile.row_tile * 2 + consumer) * kSub + s, acc[s]);
+    for (int s = 0; s < kSub; ++s) {
+      store_strip<kStore, kN>(p, tile, (tile.row_tile * 2 + consumer) * kSub + s, acc[s]);
+    }
   }
 }
 
 /// Picks the narrowest shape that holds the tile's rows.
 template <typename S, Store kStore, int kN, int... kWider>
 __device__ __forceinline__ void consume_narrowest(const Product& p, const Ring& ring,
-                                                  const Tile& tile, std::uint32_t& step) {
+                                                  const Staging& staging, const Tile& tile,
+                                                  std::uint32_t tiles, std::uint32_t& step) {
   if constexpr (sizeof...(kWider) == 0) {
-    consume_tile<S, kStore, kN>(p, ring, tile, step);
+    consume_tile<S, kStore, kN>(p, ring, staging, tile, tiles, step);
   } else if (tile.rows <= kN) {
-    consume_tile<S, kStore, kN>(p, ring, tile, step);
+    consume_tile<S, kStore, kN>(p, ring, staging, tile, tiles, step);
   } else {
-    consume_narrowest<S, kStore, kWider...>(p, ring, tile, step);
+    consume_narrowest<S, kStore, kWider...>(p, ring, staging, tile, tiles, step);
   }
 }
 
 template <typename S, Store kStore>
 __global__ __cluster_dims__(S::kCluster, 1, 1)
     __launch_bounds__(kThreads, 1) void product_kernel(const __grid_constant__ Product p) {
-  extern __shared__ std::byte dynamic[];
-  __shared__ alignas(8) std::uint64_t barriers[2 * S::kStages];
-  __shared__ int counts[kMaxGroups];
-  __shared__ int starts[kMaxGroups + 1];
+  using Shared = SharedMemory<S, kStore>;
+  extern __shared__ __align__(1024) std::byte dynamic[];
+  if (shared_address(dynamic) % 1024 != 0) __trap();  // swizzles count from the address
+  auto* counts = reinterpret_cast<int*>(dynamic + Shared::kCounts);
+  auto* starts = reinterpret_cast<int*>(dynamic + Shared::kStarts);
+  const std::uint32_t barriers = shared_address(dynamic + Shared::kBarriers);
   const int row_tiles = p.weight_rows / (S::kTileRows * S::kCluster);
-  const Ring ring{(shared_address(dynamic) + 1023U) & ~1023U, shared_address(barriers),
-                  shared_address(barriers + S::kStages)};
+  const Ring ring{shared_address(dynamic), barriers, barriers + S::kStages * 8};
+  const Staging staging{shared_address(dynamic + Shared::kStaging), barriers + 2 * S::kStages * 8,
+                        barriers + (2 * S::kStages + 1) * 8};
   if (threadIdx.x < 32) count_tiles(p, row_tiles, S::kMaxN, counts, starts);
   if (threadIdx.x == 32) {
     for (int s = 0; s < S::kStages; ++s) {
       barrier_init(ring.full + s * 8, 1);
       barrier_init(ring.empty + s * 8, kConsumerWarps * S::kCluster);
     }
+    barrier_init(staging.full, kConsumerWarps);
+    barrier_init(staging.free, 1);
     barrier_init_fence();
   }
   __syncthreads();
@@ -113,18 +144,21 @@ __global__ __cluster_dims__(S::kCluster, 1, 1)
   if (threadIdx.x < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     if (threadIdx.x == 0) produce<S>(p, ring, walk);
+    if constexpr (kIsSent<S, kStore>) {
+      if (threadIdx.x == 32) send_tiles<S>(p, staging, walk);
+    }
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
     std::uint32_t step = 0;
     Tile tile;
-    while (walk.next(tile)) {
+    for (std::uint32_t tiles = 0; walk.next(tile); ++tiles) {
       if constexpr (S::kMaxN == 64) {
-        consume_narrowest<S, kStore, 16, 32, 64>(p, ring, tile, step);
+        consume_narrowest<S, kStore, 16, 32, 64>(p, ring, staging, tile, tiles, step);
       } else if constexpr (S::kMaxN == 128) {
-        consume_narrowest<S, kStore, 16, 32, 64, 96, 128>(p, ring, tile, step);
+        consume_narrowest<S, kStore, 16, 32, 64, 96, 128>(p, ring, staging, tile, tiles, step);
       } else {
         consume_narrowest<S, kStore, 32, 64, 128, 144, 160, 176, 192, 208, 224, 240, 256>(
-            p, ring, tile, step);
+            p, ring, staging, tile, tiles, step);
       }
     }
   }
@@ -135,11 +169,12 @@ __global__ __cluster_dims__(S::kCluster, 1, 1)
 
 template <typename S, Store kStore>
 cudaError_t launch(const Product& p, cudaStream_t stream) {
+  constexpr int kBytes = SharedMemory<S, kStore>::kBytes;
   static const cudaError_t ready = cudaFuncSetAttribute(
-      product_kernel<S, kStore>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
+      product_kernel<S, kStore>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (ready != cudaSuccess) return ready;
   const int blocks = multiprocessors() / S::kCluster * S::kCluster;
-  product_kernel<S, kStore><<<blocks, kThreads, S::kSharedBytes, stream>>>(p);
+  product_kernel<S, kStore><<<blocks, kThreads, kBytes, stream>>>(p);
   return cudaGetLastError();
 }
 

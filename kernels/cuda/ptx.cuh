@@ -97,6 +97,22 @@ __device__ __forceinline__ void bulk_copy_multicast(std::uint32_t to, const void
       "l"(from), "r"(bytes), "r"(barrier), "h"(mask), "l"(policy)
       : "memory");
 }
+/// Contiguous copy from shared memory by the copy engine; addresses and bytes multiples of 16.
+__device__ __forceinline__ void bulk_store(void* to, std::uint32_t from, std::uint32_t bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from),
+               "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void bulk_store_commit() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+/// Waits until this thread's bulk stores have read their source, or have written.
+__device__ __forceinline__ void bulk_store_wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+__device__ __forceinline__ void bulk_store_wait() {
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
 /// Orders ordinary shared-memory accesses before later ones of the copy engine.
 __device__ __forceinline__ void async_proxy_fence() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -122,6 +138,10 @@ __device__ __forceinline__ float2 load_pair(std::uint32_t address) {
 }
 /// A barrier of the 256 threads that multiply (tiles.cuh), not of the producer.
 __device__ __forceinline__ void consumer_sync() { asm volatile("bar.sync 1, 256;" ::: "memory"); }
+/// A barrier of the 128 threads of multiplying warpgroup `index`, 0 or 1.
+__device__ __forceinline__ void warpgroup_sync(int index) {
+  asm volatile("bar.sync %0, 128;" ::"r"(2 + index) : "memory");
+}
 __device__ __forceinline__ uint4 load_shared16(std::uint32_t address) {
   uint4 v;
   asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
@@ -156,11 +176,18 @@ __device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&r)[4],
                : "memory");
 }
 /// Stores four 8 x 8 matrices; lane l gives the address of row l % 8 of matrix l / 8.
-__device__ __forceinline__ void store_matrices(std::uint32_t address,
-                                               const std::uint32_t (&r)[4]) {
+__device__ __forceinline__ void store_matrices(std::uint32_t address, const std::uint32_t (&r)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
                "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
                : "memory");
+}
+/// The same, each matrix transposed.
+__device__ __forceinline__ void store_matrices_transposed(std::uint32_t address,
+                                                          const std::uint32_t (&r)[4]) {
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
+      "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+      : "memory");
 }
 __device__ __forceinline__ std::uint32_t transpose_matrix(std::uint32_t fragment) {
   std::uint32_t out;

@@ -17,7 +17,7 @@ struct Tile {
   int group;
   int row_tile;
   int first;   ///< first row of the group
-  int rows;    ///< at most kMaxN
+  int rows;    ///< 1 to kMaxN
   bool alone;  ///< no other tile reads these weights
 };
 
@@ -43,6 +43,11 @@ struct Shape {
 
 /// The tile order, computed by every warp in the same way from the counts in shared memory. A row
 /// tile is kCluster tiles high: the blocks of a cluster walk in step, each with its own rank.
+///
+/// The tiles of a row tile differ by 16 rows of the group at most, and their order turns from row
+/// tile to row tile: clusters are as many as 66, so that without it those of a group with two,
+/// three or six tiles a row would always meet the same one, and end when the widest does. (Experts
+/// of 1024 rows on average, bf16: gate and up 3 to 4 % fewer cycles.)
 template <typename S>
 class TileWalk {
  public:
@@ -60,15 +65,19 @@ class TileWalk {
     while (index >= starts_[group_ + 1]) ++group_;
     const int count = counts_[group_];
     const int n_tiles = (count + S::kMaxN - 1) / S::kMaxN;
-    const int n_size = ((count + n_tiles - 1) / n_tiles + 15) / 16 * 16;
     const int local = index - starts_[group_];
     const int pass = local / (kNarrowGroup * row_tiles_);
     const int in_pass = local - pass * kNarrowGroup * row_tiles_;
     const int width = min(kNarrowGroup, n_tiles - pass * kNarrowGroup);
+    const int row = in_pass / width;
+    const int n = pass * kNarrowGroup + (in_pass + row) % width;
+    const int units = (count + 15) / 16;
+    const int least = units / n_tiles;
+    const int wider = units % n_tiles;  // tiles with one unit more
     tile.group = group_;
-    tile.row_tile = in_pass / width * S::kCluster + rank_;
-    tile.first = (pass * kNarrowGroup + in_pass % width) * n_size;
-    tile.rows = max(0, min(n_size, count - tile.first));
+    tile.row_tile = row * S::kCluster + rank_;
+    tile.first = 16 * (n * least + min(n, wider));
+    tile.rows = min(16 * (least + (n < wider ? 1 : 0)), count - tile.first);
     tile.alone = n_tiles == 1;
     return true;
   }
@@ -171,7 +180,6 @@ __device__ void produce(const Product& p, const Ring& ring, TileWalk<S> walk) {
         bulk_copy(stage_scales<S>(ring, stage), scales.weight + kb * kScaleQuadBytes,
                   kScaleQuadBytes, full, again);
       }
-      if (x_bytes == 0) continue;
       if constexpr (S::kScaled) {
         bulk_copy(stage_scales<S>(ring, stage) + kScaleQuadBytes,
                   scales.rows + static_cast<std::size_t>(kb) * p.capacity, x_bytes / 32, full,
@@ -203,6 +211,9 @@ __device__ void store_strip(const Product& p, const Tile& tile, int strip,
   const int f = strip * 32 + warp * 8 + pair;
   [[maybe_unused]] std::byte* inner_row =
       static_cast<std::byte*>(p.out) + tiled_byte(first + quad, f, p.capacity);
+  // Numbers of the next rows: the compiler may not load them before the last rows' stores.
+  constexpr int kAhead = 4;
+  [[maybe_unused]] int rows[kAhead];
 #pragma unroll
   for (int j = 0; j < kN / 8; ++j) {
     if (j * 8 >= tile.rows) break;
@@ -227,11 +238,18 @@ __device__ void store_strip(const Product& p, const Tile& tile, int strip,
       const auto value = [&](int i) { return with_silu ? silu(d[i]) : d[i]; };
       const std::uint32_t top = transpose_matrix(pack_bf16(value(0), value(1)));
       const std::uint32_t bottom = transpose_matrix(pack_bf16(value(2), value(3)));
-      const int t = j * 8 + quad;
+      if (j % kAhead == 0) {
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) {
+          const int t = (j + i) * 8 + quad;
+          if (t >= tile.rows) continue;
+          rows[i] = p.out_rows != nullptr ? p.out_rows[first + t] : first + t;
+        }
+      }
       const int feature = strip * 64 + warp * 16 + pair;
-      if (t < tile.rows) {
-        const std::size_t row = p.out_rows != nullptr ? p.out_rows[first + t] : first + t;
-        auto* to = static_cast<__nv_bfloat16*>(p.out) + row * p.features + feature;
+      if (j * 8 + quad < tile.rows) {
+        auto* to = static_cast<__nv_bfloat16*>(p.out) +
+                   static_cast<std::size_t>(rows[j % kAhead]) * p.features + feature;
         if (feature < p.features) *reinterpret_cast<std::uint32_t*>(to) = top;
         if (feature + 8 < p.features) *reinterpret_cast<std::uint32_t*>(to + 8) = bottom;
       }

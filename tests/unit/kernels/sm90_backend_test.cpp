@@ -137,6 +137,55 @@ TEST_F(Sm90Test, ExpertsOfBothWireTypes) {
   }
 }
 
+/// Groups of more rows than a tile is wide, as prefill has them: close to the reference, and a row
+/// the same alone.
+TEST_F(Sm90Test, ExpertsOfManyRows) {
+  constexpr std::size_t kSizes[] = {0, 300, 1, 257, 1030, 129, 0, 8};
+  const std::size_t hidden = kShape.hidden;
+  std::vector<std::unique_ptr<Expert>> fast, slow;
+  std::vector<std::vector<std::uint32_t>> rows;
+  std::uint32_t total = 0;
+  for (const std::size_t size : kSizes) {
+    const HostWeight gate = random_weight(rng_, kShape.inner, hidden, Dtype::bf16);
+    const HostWeight up = random_weight(rng_, kShape.inner, hidden, Dtype::bf16);
+    const HostWeight down = random_weight(rng_, hidden, kShape.inner, Dtype::bf16);
+    fast.push_back(fast_->pack_expert(gate.matrix(), up.matrix(), down.matrix()));
+    slow.push_back(reference_->pack_expert(gate.matrix(), up.matrix(), down.matrix()));
+    rows.emplace_back(size);
+    std::iota(rows.back().begin(), rows.back().end(), total);
+    total += static_cast<std::uint32_t>(size);
+  }
+  auto x = random_floats(rng_, total * hidden);
+  for (float& value : x) value = to_float(to_bf16(value));
+  const auto* bytes = reinterpret_cast<const std::byte*>(x.data());
+  const auto run = [&](Backend& backend, const std::vector<std::unique_ptr<Expert>>& experts) {
+    std::vector<ExpertGroup> groups;
+    for (std::size_t e = 0; e < experts.size(); ++e) {
+      groups.push_back({experts[e].get(), rows[e], rows[e].empty() ? 0 : rows[e][0]});
+    }
+    std::vector<float> out(total * hidden, kPoison);
+    backend.experts(bytes, Dtype::f32, hidden, groups, reinterpret_cast<std::byte*>(out.data()),
+                    Dtype::f32);
+    return out;
+  };
+  const auto out = run(*fast_, fast);
+  EXPECT_LT(distance(out, run(*reference_, slow)), 6e-3);
+  for (std::size_t e = 0; e < fast.size(); ++e) {
+    if (rows[e].empty()) continue;
+    for (const std::uint32_t token :
+         {rows[e].front(), rows[e][rows[e].size() / 2], rows[e].back()}) {
+      const std::vector<std::uint32_t> single = {token};
+      const ExpertGroup alone[] = {{fast[e].get(), single, 0}};
+      std::vector<float> row(hidden, kPoison);
+      fast_->experts(bytes, Dtype::f32, hidden, alone, reinterpret_cast<std::byte*>(row.data()),
+                     Dtype::f32);
+      const auto at = out.begin() + static_cast<std::ptrdiff_t>(token * hidden);
+      EXPECT_TRUE(same_bits(row, {at, at + static_cast<std::ptrdiff_t>(hidden)}))
+          << "row " << token;
+    }
+  }
+}
+
 /// The backend with e4m3 experts against the same arithmetic on the CPU.
 class Sm90Fp8Test : public ::testing::Test {
  protected:
