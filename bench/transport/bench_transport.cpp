@@ -90,9 +90,12 @@ std::vector<Contestant> contestants(const BenchTransportOptions& options) {
   std::vector<Contestant> all;
   all.push_back(inproc_contestant(options.server_core));
   all.push_back(shm_contestant());
-  all.push_back(mesh_zmq_contestant("zmq-ipc", "ipc:///tmp/fulgur-bench-ipc-" + unique));
+  all.push_back(mesh_zmq_contestant("zmq-ipc", "ipc:///tmp/fulgur-bench-ipc-" + unique, true));
+  all.push_back(
+      mesh_zmq_contestant("zmq-ipc-frames", "ipc:///tmp/fulgur-bench-frames-" + unique, false));
   all.push_back(bare_zmq_contestant("bare-zmq-ipc", "ipc:///tmp/fulgur-bench-bare-" + unique));
-  all.push_back(mesh_zmq_contestant("zmq-tcp", "tcp://127.0.0.1:*"));
+  all.push_back(mesh_zmq_contestant("zmq-tcp", "tcp://127.0.0.1:*", true));
+  all.push_back(mesh_zmq_contestant("zmq-tcp-frames", "tcp://127.0.0.1:*", false));
   all.push_back(bare_zmq_contestant("bare-zmq-tcp", "tcp://127.0.0.1:*"));
   all.push_back(unix_socket_contestant("/tmp/fulgur-bench-unix-" + unique));
   all.push_back(grpc_contestant("grpc-unix", "unix:/tmp/fulgur-bench-grpc-" + unique));
@@ -127,8 +130,8 @@ void measure(EchoClient& client, std::size_t bytes, const BenchTransportOptions&
 
 /// What a contestant's figures are compared with.
 std::string judge_of(const std::string& name) {
-  if (name == "zmq-ipc") return "bare-zmq-ipc";
-  if (name == "zmq-tcp") return "bare-zmq-tcp";
+  if (name.starts_with("zmq-ipc")) return "bare-zmq-ipc";
+  if (name.starts_with("zmq-tcp")) return "bare-zmq-tcp";
   return "af-unix";
 }
 

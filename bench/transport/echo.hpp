@@ -41,7 +41,8 @@ struct Contestant {
 
 Contestant inproc_contestant(int server_core);
 Contestant shm_contestant();
-Contestant mesh_zmq_contestant(const std::string& name, const std::string& listen);
+/// coded: messages of the dispatch path, encoded and decoded; else plain bytes.
+Contestant mesh_zmq_contestant(const std::string& name, const std::string& listen, bool coded);
 Contestant unix_socket_contestant(const std::string& path);
 Contestant bare_zmq_contestant(const std::string& name, const std::string& listen);
 Contestant grpc_contestant(const std::string& name, const std::string& listen);

@@ -1,8 +1,11 @@
 // Our transports, with the messages of the real dispatch path: an encoded Dispatch goes out, it is
-// decoded, a Combine of as many bytes is encoded and decoded on its way back.
+// decoded, a Combine of as many bytes is encoded and decoded on its way back. "… frames" leaves the
+// encoding out: plain bytes, as the bare contestants move them.
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
+#include <cstring>
 #include <thread>
 
 #include "bench/transport/echo.hpp"
@@ -68,9 +71,16 @@ void send_all(Transport& transport, transport::Handler& handler, LinkId link, wi
   }
 }
 
+/// Plain bytes; the first frame is their Mode.
+wire::Frames plain_of(std::size_t bytes, Mode mode) {
+  static const std::array<Mode, 3> modes = {Mode::echo, Mode::sink, Mode::last};
+  const Mode* const kept = &modes[static_cast<std::size_t>(mode)];
+  return {{nullptr, reinterpret_cast<const std::byte*>(kept), sizeof(Mode)}, block(bytes)};
+}
+
 class Server final : public transport::Handler {
  public:
-  explicit Server(Transport& transport) : transport_(transport) {}
+  Server(Transport& transport, bool coded) : transport_(transport), coded_(coded) {}
 
   void run(const std::atomic<bool>* stop) {
     while (stop == nullptr || !stop->load()) {
@@ -81,6 +91,7 @@ class Server final : public transport::Handler {
   void on_link_up(LinkId, const transport::Peer&) override {}
   void on_link_down(LinkId, const Status&) override {}
   void on_message(LinkId link, wire::Frames frames) override {
+    if (!coded_) return answer_plain(link, std::move(frames));
     const auto message = wire::decode(std::move(frames));
     FULGUR_ASSERT(message.is_ok(), message.status().to_string());
     const auto& dispatch = std::get<wire::Dispatch>(message->body);
@@ -90,20 +101,30 @@ class Server final : public transport::Handler {
   }
 
  private:
+  void answer_plain(LinkId link, wire::Frames frames) {
+    Mode mode;
+    std::memcpy(&mode, frames.at(0).data, sizeof mode);
+    if (mode == Mode::sink) return;
+    if (mode == Mode::last) frames.pop_back();
+    send_all(transport_, *this, link, std::move(frames));
+  }
+
   Transport& transport_;
+  const bool coded_;
 };
 
 class Client final : public EchoClient, private transport::Handler {
  public:
-  Client(std::unique_ptr<Transport> transport, const std::string& address, Carrier carrier)
-      : transport_(std::move(transport)) {
+  Client(std::unique_ptr<Transport> transport, const std::string& address, Carrier carrier,
+         bool coded)
+      : transport_(std::move(transport)), coded_(coded) {
     link_ = transport_->connect(address, carrier).value();
     wait_for(up_);
   }
 
   void round_trip(std::size_t bytes) override {
     answered_ = false;
-    send_all(*transport_, *this, link_, dispatch_of(bytes, Mode::echo));
+    send_all(*transport_, *this, link_, message_of(bytes, Mode::echo));
     wait_for(answered_);
     FULGUR_ASSERT(answer_bytes_ == bytes, "the answer has another size");
   }
@@ -111,12 +132,15 @@ class Client final : public EchoClient, private transport::Handler {
   void one_way(std::size_t bytes, std::size_t count) override {
     answered_ = false;
     for (std::size_t i = 1; i <= count; ++i) {
-      send_all(*transport_, *this, link_, dispatch_of(bytes, i < count ? Mode::sink : Mode::last));
+      send_all(*transport_, *this, link_, message_of(bytes, i < count ? Mode::sink : Mode::last));
     }
     wait_for(answered_);
   }
 
  private:
+  wire::Frames message_of(std::size_t bytes, Mode mode) const {
+    return coded_ ? dispatch_of(bytes, mode) : plain_of(bytes, mode);
+  }
   void wait_for(const bool& condition) {
     while (!condition) {
       if (transport_->poll(*this, 16) == 0) transport_->doorbell().wait(kSecond);
@@ -126,13 +150,18 @@ class Client final : public EchoClient, private transport::Handler {
   void on_link_up(LinkId, const transport::Peer&) override { up_ = true; }
   void on_link_down(LinkId, const Status& why) override { FULGUR_ASSERT(false, why.to_string()); }
   void on_message(LinkId, wire::Frames frames) override {
+    answered_ = true;
+    if (!coded_) {
+      answer_bytes_ = frames.back().size;
+      return;
+    }
     const auto message = wire::decode(std::move(frames));
     FULGUR_ASSERT(message.is_ok(), message.status().to_string());
     answer_bytes_ = std::get<wire::Combine>(message->body).outputs.size;
-    answered_ = true;
   }
 
   std::unique_ptr<Transport> transport_;
+  const bool coded_;
   LinkId link_ = 0;
   bool up_ = false;
   bool answered_ = false;
@@ -148,16 +177,17 @@ std::unique_ptr<Transport> mesh(const char* name, const std::string& listen, Car
   return transport::make_transport(identity(name), options).value();
 }
 
-Contestant mesh_contestant(const std::string& name, const std::string& listen, Carrier carrier) {
+Contestant mesh_contestant(const std::string& name, const std::string& listen, Carrier carrier,
+                           bool coded) {
   Contestant contestant;
   contestant.name = name;
-  contestant.serve = [listen, carrier](const auto& ready) {
+  contestant.serve = [listen, carrier, coded](const auto& ready) {
     const auto transport = mesh("expert-0", listen, carrier);
     ready(transport->endpoint());
-    Server(*transport).run(nullptr);
+    Server(*transport, coded).run(nullptr);
   };
-  contestant.connect = [carrier](const std::string& address) {
-    return std::make_unique<Client>(mesh("attention-0", "", carrier), address, carrier);
+  contestant.connect = [carrier, coded](const std::string& address) {
+    return std::make_unique<Client>(mesh("attention-0", "", carrier), address, carrier, coded);
   };
   return contestant;
 }
@@ -169,10 +199,10 @@ class InprocClient final : public EchoClient {
       : server_transport_(hub_.make(identity("expert-0"), "inproc://expert-0").value()),
         server_([this, server_core] {
           pin_to(server_core);
-          Server(*server_transport_).run(&stop_);
+          Server(*server_transport_, true).run(&stop_);
         }),
         client_(hub_.make(identity("attention-0"), "").value(), "inproc://expert-0",
-                Carrier::inproc) {}
+                Carrier::inproc, true) {}
 
   ~InprocClient() override {
     stop_ = true;
@@ -205,11 +235,11 @@ Contestant inproc_contestant(int server_core) {
 
 Contestant shm_contestant() {
   return mesh_contestant("shm", "ipc:///tmp/fulgur-bench-shm-" + std::to_string(getpid()),
-                         Carrier::shm);
+                         Carrier::shm, true);
 }
 
-Contestant mesh_zmq_contestant(const std::string& name, const std::string& listen) {
-  return mesh_contestant(name, listen, Carrier::zmq);
+Contestant mesh_zmq_contestant(const std::string& name, const std::string& listen, bool coded) {
+  return mesh_contestant(name, listen, Carrier::zmq, coded);
 }
 
 }  // namespace fulgur::bench

@@ -111,6 +111,7 @@ class MeshTransport final : public Transport, private Sleeper {
   LinkId next_link_ = 1;
   Nanoseconds next_timer_;
   bool dirty_ = false;  ///< some socket may have more to read
+  bool spoke_ = false;  ///< something was sent by ZeroMQ since the last poll()
   Stats stats_;
 };
 
