@@ -1,6 +1,6 @@
 // Machine limits: see roofline.hpp. Each figure is the best of many short rounds, since a limit is
 // what the machine can do when nothing else disturbs it; but the rate of products is that of the
-// median round, for AMX lowers the clock: the first rounds after a rest ran up to four times as
+// fastest quarter, for AMX lowers the clock: the first rounds after a rest ran up to four times as
 // fast as any that follow, and as no product of some length ever does.
 #include "kernels/bench/roofline.hpp"
 
@@ -60,7 +60,7 @@ double peak(cpu::ComputePool& pool, double (*probe)(std::size_t, float*)) {
     pool.run(pool.threads(), [&](std::size_t unit, std::uint32_t) {
       operations[unit] = probe(kPeakSteps, &sinks[unit * 16]);
     });
-  })[kRounds / 2];
+  })[kRounds / 4];
   double total = 0;
   for (const double part : operations) total += part;
   return total / seconds * 1e-9;
