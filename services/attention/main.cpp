@@ -34,6 +34,7 @@ int run(const service::Flags& flags, attention::ShardOptions options) {
   options.registration = member.registration();
   options.tracer = member.tracer();
   options.registration.numerics = (*backend)->numerics();
+  log::info("kernels={} numerics={}", (*backend)->name(), options.registration.numerics);
   options.pool = member.device_pool();
   options.on_left = [&] { member.left(); };
   options.on_fatal = [&](const std::string& why) { member.fatal(why); };

@@ -39,6 +39,7 @@ int run(const service::Flags& flags, const expert::WorkerFlags& own) {
   options.registration = member.registration(own.capacity_bytes);
   options.tracer = member.tracer();
   options.registration.numerics = (*backend)->numerics();
+  log::info("kernels={} numerics={}", (*backend)->name(), options.registration.numerics);
   options.pool = member.device_pool();
   expert::apply(own, options);
   options.on_left = [&] { member.left(); };
