@@ -34,8 +34,10 @@ Profile h100() {
       "link between hosts: 40 GB/s a NIC as DeepEP V1 publishes it, latency of the host's link: "
       "not measured by us",
       "experts: whole layer (plan, gather, products, scatter), middles of the ranges of several "
-      "runs"};
+      "runs",
+      "driver's share of a process, 0.5 GB: assumed, not measured"};
   p.memory_gb = 80;
+  p.process_gb = 0.5;
   // Residual + norm of 8192 tokens: 14 x 6144 bytes a token in 0.247 ms.
   p.stream_gb_s = 2850;
   // What lightning decode at B = 1 takes (5.8 us) beyond its 5.3 MB at copy bandwidth (1.8 us).
