@@ -185,6 +185,12 @@ CLI::App* add_plan(CLI::App& app, PlanOptions& plan) {
   cmd->add_option("--headroom", plan.headroom, "part of a GPU's memory to leave free")
       ->check(CLI::Range(0.0, 0.99))
       ->capture_default_str();
+  cmd->add_option("--batch-tokens", plan.batch_tokens, "a shard's, at least: takes its memory")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  cmd->add_option("--batch-rows", plan.batch_rows, "a worker's: takes its memory")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
   cmd->add_option("--split", plan.split, "ATTENTION:EXPERTS or colocated, instead of the best");
   cmd->add_option("--micro-batches", plan.micro_batches, "instead of the best of 1 to 4")
       ->check(CLI::Range(1, 4));

@@ -85,6 +85,8 @@ struct PlanOptions {
   std::string weights = "bf16";
   double spare = 0.25;
   double headroom = 0.1;
+  std::uint64_t batch_tokens = 512;
+  std::uint64_t batch_rows = 8192;
   std::string split;  ///< "A:E" or "colocated"; empty: searched for
   std::uint32_t micro_batches = 0;  ///< 0: searched for
   std::uint32_t sequences = 0;      ///< 0: as many as possible

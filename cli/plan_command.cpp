@@ -48,6 +48,8 @@ Result<planner::Request> make_request(const PlanOptions& options) {
   request.fp8_experts = options.weights == "fp8";
   request.spare = options.spare;
   request.headroom = options.headroom;
+  request.batch_tokens = options.batch_tokens;
+  request.batch_rows = options.batch_rows;
   if (options.micro_batches > 0) request.micro_batches = options.micro_batches;
   if (options.sequences > 0) request.sequences = options.sequences;
   FULGUR_RETURN_IF_ERROR(planner::check(request));

@@ -27,6 +27,7 @@ model::ModelConfig minimax(const char* type, std::uint32_t layers, std::uint32_t
   config.expert_inner = 9216;
   config.vocab = 200'064;
   config.max_positions = 10'240'000;
+  config.postnorm = true;
   return config;
 }
 

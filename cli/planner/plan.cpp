@@ -1,6 +1,8 @@
 #include "cli/planner/plan.hpp"
 
 #include <algorithm>
+#include <array>
+#include <optional>
 
 #include "cli/planner/pool_order.hpp"
 
@@ -19,11 +21,15 @@ Rows rows_of(const Request& request, const Split& split, std::uint32_t micro_bat
   return rows;
 }
 
-/// The tries of one split.
+/// What fits for 1, 2, … micro-batches in flight; none where they are not asked for or nothing
+/// does.
+using Fits = std::array<std::optional<MemoryFit>, kMicroBatchesMax>;
+
+/// The tries of one split, for which something fits.
 class Search {
  public:
-  Search(const Request& request, const Split& split, const MemoryFit& memory)
-      : request_(request), split_(split), memory_(memory), costs_(request, split, memory.copies) {}
+  Search(const Request& request, const Split& split, const Fits& fits)
+      : request_(request), split_(split), fits_(fits), costs_(request, split, copies(fits)) {}
 
   double seconds(std::uint32_t micro_batches, std::uint64_t sequences) const {
     const Rows rows = rows_of(request_, split_, micro_batches, sequences);
@@ -33,11 +39,13 @@ class Search {
   /// Most sequences within memory and the time between tokens; 0: not even the fewest.
   std::uint64_t most_sequences(std::uint32_t micro_batches) const {
     const std::uint64_t fewest = std::uint64_t{split_.attention} * micro_batches;
+    const std::uint64_t room = sequences_max(micro_batches);
     const double limit = request_.tpot_ms * kMilli;
-    if (request_.sequences) return *request_.sequences;  // how fast it is, is the question
-    if (fewest > memory_.sequences_max || seconds(micro_batches, fewest) > limit) return 0;
+    // How fast it is, is the question.
+    if (request_.sequences) return *request_.sequences <= room ? *request_.sequences : 0;
+    if (fewest > room || seconds(micro_batches, fewest) > limit) return 0;
     std::uint64_t fits = fewest;
-    std::uint64_t beyond = memory_.sequences_max + 1;
+    std::uint64_t beyond = room + 1;
     while (beyond - fits > 1) {
       const std::uint64_t middle = fits + (beyond - fits) / 2;
       (seconds(micro_batches, middle) <= limit ? fits : beyond) = middle;
@@ -51,7 +59,7 @@ class Search {
     std::uint64_t chosen_sequences = 0;
     double chosen_rate = 0;
     for (std::uint32_t count = 1; count <= kMicroBatchesMax; ++count) {
-      if (request_.micro_batches.value_or(count) != count) continue;
+      if (!fits_[count - 1]) continue;
       const std::uint64_t sequences = most_sequences(count);
       if (sequences == 0) continue;
       const double rate = static_cast<double>(sequences) / seconds(count, sequences);
@@ -61,35 +69,68 @@ class Search {
       chosen_rate = rate;
     }
     if (chosen == 0) return std::nullopt;
-    return evaluate(request_, split_, memory_, chosen, chosen_sequences);
+    return evaluate(request_, split_, *fits_[chosen - 1], chosen, chosen_sequences);
+  }
+
+  /// Most sequences of any number of micro-batches.
+  std::uint64_t room() const {
+    std::uint64_t most = 0;
+    for (std::uint32_t count = 1; count <= kMicroBatchesMax; ++count) {
+      most = std::max(most, sequences_max(count));
+    }
+    return most;
   }
 
   std::string too_slow() const {
-    const std::uint32_t count = request_.micro_batches.value_or(1);
+    std::uint32_t count = 1;
+    while (!fits_[count - 1]) ++count;
     const std::uint64_t fewest = std::uint64_t{split_.attention} * count;
-    if (fewest > memory_.sequences_max) {
+    if (fewest > sequences_max(count)) {
       return fmt::format("{} micro-batches need {} sequences; there is room for {}", count, fewest,
-                         memory_.sequences_max);
+                         sequences_max(count));
     }
     return fmt::format("even {} sequences take {:.1f} ms a token, above {:g}", fewest,
                        seconds(count, fewest) / kMilli, request_.tpot_ms);
   }
 
  private:
+  std::uint64_t sequences_max(std::uint32_t micro_batches) const {
+    const auto& fit = fits_[micro_batches - 1];
+    return fit ? fit->sequences_max : 0;
+  }
+  /// Weights are the same however many micro-batches there are.
+  static double copies(const Fits& fits) {
+    return (*std::find_if(fits.begin(), fits.end(),
+                          [](const auto& fit) { return fit.has_value(); }))
+        ->copies;
+  }
+
   const Request& request_;
   Split split_;
-  const MemoryFit& memory_;
+  const Fits& fits_;
   Costs costs_;
 };
 
 /// Adds the split's best plan; else returns why there is none.
 std::string try_split(const Request& request, const Split& split, std::vector<Plan>& plans) {
-  const auto memory = fit_memory(request, split);
-  if (!memory.is_ok()) return memory.status().message();
-  if (request.sequences.value_or(1) > memory->sequences_max) {
-    return fmt::format("memory has room for {} sequences", memory->sequences_max);
+  Fits fits;
+  std::string why;
+  bool any = false;
+  for (std::uint32_t count = 1; count <= kMicroBatchesMax; ++count) {
+    if (request.micro_batches.value_or(count) != count) continue;
+    auto memory = fit_memory(request, split, count);
+    if (memory.is_ok()) {
+      fits[count - 1] = std::move(*memory);
+      any = true;
+    } else if (why.empty()) {
+      why = memory.status().message();
+    }
   }
-  const Search search(request, split, *memory);
+  if (!any) return why;
+  const Search search(request, split, fits);
+  if (request.sequences.value_or(1) > search.room()) {
+    return fmt::format("memory has room for {} sequences", search.room());
+  }
   if (auto plan = search.best()) {
     plans.push_back(std::move(*plan));
     return {};
@@ -171,6 +212,9 @@ Plan evaluate(const Request& request, const Split& split, const MemoryFit& memor
   plan.micro_batches = micro_batches;
   plan.sequences = sequences;
   plan.memory = memory;
+  // Flags are set for the sequences that run, not for the most there could be.
+  plan.memory.shard =
+      shard_working(request, (sequences + split.attention - 1) / split.attention, micro_batches);
   plan.rows = rows_of(request, split, micro_batches, sequences);
   plan.lightning_attention = costs.attention(AttentionKind::lightning, plan.rows);
   plan.softmax_attention = costs.attention(AttentionKind::softmax, plan.rows);

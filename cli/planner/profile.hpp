@@ -39,7 +39,10 @@ struct Profile {
   std::string status;  ///< "measured", "scaled, not measured", …: printed with every plan
   std::vector<std::string> sources;
 
-  double memory_gb = 0;                ///< of one device
+  double memory_gb = 0;  ///< of one device
+  /// What the driver takes of it for a process: context, code, local memory of kernels. 0: memory
+  /// of a host, where no working memory is taken ahead or counted.
+  double process_gb = 0;
   std::uint32_t devices_per_host = 8;  ///< more devices than these talk over `network`
   /// The pools share processors and take turns (what `fulgur up` starts on a small machine): no
   /// micro-batch is at a shard while another is at a worker.

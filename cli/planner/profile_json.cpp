@@ -24,6 +24,7 @@ constexpr double kPositive = 1e-12;
 constexpr double kLargest = 1e15;
 constexpr NumberField kNumbers[] = {
     {"memory_gb", &Profile::memory_gb, kPositive},
+    {"process_gb", &Profile::process_gb, 0},
     {"stream_gb_s", &Profile::stream_gb_s, kPositive},
     {"launch_us", &Profile::launch_us, 0},
     {"step_us", &Profile::step_us, 0},

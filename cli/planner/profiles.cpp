@@ -21,7 +21,8 @@ constexpr double expert_gb_s(double us, double floor_us, double touched) {
   return kExpertMb * touched / (us - floor_us) * kMicroGiga;
 }
 
-/// docs/performance.md, "CUDA kernels on one H100": all tables of one run.
+/// docs/performance.md, "CUDA kernels on one H100". Experts are of later runs, after the grouped
+/// product stored through shared memory and the plan became a counting sort.
 Profile h100() {
   Profile p;
   p.name = "h100";
@@ -32,8 +33,11 @@ Profile h100() {
       "link of one host: NCCL send/recv round trips of two H100 over NVLink, synchronised",
       "link between hosts: 40 GB/s a NIC as DeepEP V1 publishes it, latency of the host's link: "
       "not measured by us",
-      "softmax prefill: torch SDPA flash; ours reaches 221 TFLOP/s of its 324"};
+      "experts: whole layer (plan, gather, products, scatter), middles of the ranges of several "
+      "runs",
+      "driver's share of a process, 0.5 GB: assumed, not measured"};
   p.memory_gb = 80;
+  p.process_gb = 0.5;
   // Residual + norm of 8192 tokens: 14 x 6144 bytes a token in 0.247 ms.
   p.stream_gb_s = 2850;
   // What lightning decode at B = 1 takes (5.8 us) beyond its 5.3 MB at copy bandwidth (1.8 us).
@@ -48,16 +52,20 @@ Profile h100() {
                                  {8192.0, 3.83}}) {
     p.dense_gb_s.push_back({rows, dense_gb_s(ms * 1e3, p.launch_us)});
   }
-  // Experts of one layer. Touched experts are what "TB/s of weights" x ms says: 2, 8, 22, 29 and
-  // then 32. The rows T = 1 (0.256 ms) and T = 4 (0.896) share their rows an expert, so they give
-  // the cost of an expert, 0.107 ms, and of a run without any.
-  p.expert_floor_us = 256 - 2 * (896.0 - 256.0) / (8 - 2);
+  // Experts of one layer, middles of what runs gave: T = 1 0.248 to 0.269 ms, 16 2.2 to 2.4, 4096
+  // 4.6 to 4.7, 16384 17.8 to 18.2 (610 to 625 TFLOP/s; 0.287 of it gather, 0.04 plan). T = 1
+  // touches two experts and T = 4 touched six: of five the run without any would cost less than
+  // nothing, and seven would have come at 3.9 TB/s. Rows an expert are about the same, so both give
+  // the cost of an expert, 0.108 ms, and of a run without any. At that cost T = 16 touched 21; T =
+  // 64 31, at the cost that all 32 have at T = 256.
+  constexpr double kOneToken = 258.5;
+  p.expert_floor_us = kOneToken - 2 * (690 - kOneToken) / (6 - 2);
   struct Row {
     double tokens, ms, touched;
   };
   for (const auto& [tokens, ms, touched] :
-       {Row{4, 0.896, 8}, Row{16, 2.42, 22}, Row{64, 3.19, 29}, Row{256, 3.59, 32},
-        Row{1024, 3.74, 32}, Row{4096, 5.10, 32}, Row{16384, 19.7, 32}}) {
+       {Row{4, 0.69, 6}, Row{16, 2.3, 21}, Row{64, 3.5, 31}, Row{256, 3.57, 32},
+        Row{1024, 3.71, 32}, Row{4096, 4.65, 32}, Row{16384, 18.0, 32}}) {
     p.expert_gb_s.push_back(
         {2 * tokens / touched, expert_gb_s(ms * 1e3, p.expert_floor_us, touched)});
   }
@@ -74,8 +82,10 @@ Profile h100() {
                   {64 * 8192 * 4096.0, 783}};
   // Lightning prefill of 2048, 8192 and 32768 tokens (mean of 1 x 32768 and 8 x 4096), 64 KiB each.
   p.lightning_prefill_us = {
-      {2048 * 65'536.0, 86.1}, {8192 * 65'536.0, 300}, {32768 * 65'536.0, 1110}};
-  p.softmax_prefill_tflops = 324;  // torch SDPA flash, causal, 1 x 32768
+      {2048 * 65'536.0, 63.3}, {8192 * 65'536.0, 195}, {32768 * 65'536.0, 805}};
+  // Causal, 1 x 32768, the lower of two runs (487 in docs/performance.md's); 1 x 8192 has 465, 1 x
+  // 2048 344.
+  p.softmax_prefill_tflops = 474;
   // Round trips of x out and 2x back: 121 us at 1.5 MiB and below, 280 us at 12 MiB, 0.88 ms at
   // 96 MiB (pipelined). Half of 120 us is a way's latency; what is left is spread by bytes.
   constexpr double kMib = 1'048'576;

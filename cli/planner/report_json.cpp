@@ -21,6 +21,12 @@ Json layer_json(const AttentionTimes& attention, const StageTimes& stage) {
           {"back_latency_s", stage.back_latency}};
 }
 
+Json working_json(const WorkingMemory& working) {
+  return {{"device_bytes", working.device()}, {"activation_bytes", working.activations},
+          {"scratch_bytes", working.scratch}, {"graph_bytes", working.graphs},
+          {"process_bytes", working.process}, {"pinned_host_bytes", working.pinned}};
+}
+
 Json plan_json(const Plan& plan) {
   Json out;
   out["attention_devices"] = plan.split.attention;
@@ -40,7 +46,10 @@ Json plan_json(const Plan& plan) {
   out["memory"] = {{"usable_bytes", plan.memory.usable},
                    {"attention_bytes", plan.memory.attention},
                    {"expert_bytes", plan.memory.experts},
-                   {"sequences_max", plan.memory.sequences_max}};
+                   {"sequences_max", plan.memory.sequences_max},
+                   {"working",
+                    {{"attention", working_json(plan.memory.shard)},
+                     {"experts", working_json(plan.memory.worker)}}}};
   out["busy"] = {{"attention", plan.busy.attention / plan.tpot},
                  {"link", plan.busy.link / plan.tpot},
                  {"experts", plan.busy.experts / plan.tpot}};
@@ -64,6 +73,8 @@ Json request_json(const Request& request) {
   out["output"] = request.output;
   out["weights"] = request.fp8_experts ? "fp8" : "bf16";
   out["attention_weight_bytes"] = attention_bytes(request.model.config);
+  out["batch_tokens"] = request.batch_tokens;
+  out["batch_rows"] = request.batch_rows;
   out["expert_weight_bytes"] = expert_bytes(request);
   out["sequence"] = {
       {"state_bytes", one.state}, {"open_block_bytes", one.open_block}, {"kv_bytes", one.kv}};

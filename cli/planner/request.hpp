@@ -33,7 +33,13 @@ struct Request {
   double output = 1;
   bool fp8_experts = false;  ///< half the bytes at the same rate
   double spare = 0.25;       ///< replicas more than one of each expert, as a part of all experts
-  double headroom = 0.1;     ///< part of a device's memory left to workspace and fragmentation
+  /// Part of a device's memory left to what is taken while serving (rows on their way, windows of
+  /// links, replicas that move) and to fragmentation.
+  double headroom = 0.1;
+  /// Least --batch-tokens of a shard, more where a micro-batch has more rows; --batch-rows of a
+  /// worker. Their memory is taken before anything is served.
+  std::uint64_t batch_tokens = 512;
+  std::uint64_t batch_rows = 8192;
 
   // What is given is not searched for.
   std::optional<Split> split;

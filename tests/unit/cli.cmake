@@ -5,6 +5,6 @@ fulgur_test(cli_test
 
 fulgur_test(planner_test
   SOURCES cli/planner/memory_fit_test.cpp cli/planner/pipeline_test.cpp cli/planner/plan_test.cpp
-          cli/planner/profile_test.cpp
+          cli/planner/profile_test.cpp cli/planner/working_memory_test.cpp
   DEPENDS fulgur::planner nlohmann_json::nlohmann_json)
 add_dependencies(planner_test fulgur)

@@ -36,7 +36,14 @@ TEST(Plan, KeepsWhatWasAskedFor) {
       EXPECT_LE(plan.split.devices(), 32U);
       EXPECT_LE(plan.tokens_per_s, outcome.plans.front().tokens_per_s);
       EXPECT_LE(plan.tokens_per_s_alone, plan.tokens_per_s * (1 + 1e-9));
-      EXPECT_LE(plan.memory.experts, plan.memory.usable);
+      const auto worker = static_cast<double>(plan.memory.worker.device());
+      EXPECT_GT(worker, 0);
+      EXPECT_LE(plan.memory.experts + worker, plan.memory.usable);
+      const auto a_shard = static_cast<double>(plan.memory.sequence.sum()) *
+                           static_cast<double>(plan.sequences / plan.split.attention);
+      const auto shard = static_cast<double>(plan.memory.shard.device());
+      EXPECT_GT(shard, 0);
+      EXPECT_LE(plan.memory.attention + a_shard + shard, plan.memory.usable);
       EXPECT_NEAR(plan.tokens_per_s, static_cast<double>(plan.sequences) / plan.tpot, 1e-6);
     }
   }
@@ -104,7 +111,7 @@ TEST(Plan, GivenSequencesAndSplitAreNotSearched) {
   };
   EXPECT_NEAR(plan.tpot, 70 * sum(plan.lightning) + 10 * sum(plan.softmax) + plan.head, 1e-12);
   request.sequences = 100'000;
-  EXPECT_EQ(make_plans(request).why_not, "memory has room for 304 sequences");
+  EXPECT_EQ(make_plans(request).why_not, "memory has room for 280 sequences");
 }
 
 TEST(Plan, SaysWhyThereIsNone) {
@@ -162,6 +169,9 @@ TEST(Plan, JsonIsWhatTheTextSays) {
   EXPECT_EQ(json["plans"][0]["sequences"], outcome.plans[0].sequences);
   EXPECT_EQ(json["request"]["sequence"]["state_bytes"], 293'601'280);
   EXPECT_EQ(json["feasible"], true);
+  const auto& working = json["plans"][0]["memory"]["working"];
+  EXPECT_EQ(working["experts"]["device_bytes"], 1'447'781'632U);
+  EXPECT_EQ(working["attention"]["device_bytes"], outcome.plans[0].memory.shard.device());
   EXPECT_TRUE(json.contains("why_not_colocated"));
 }
 
