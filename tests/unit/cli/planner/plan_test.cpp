@@ -170,7 +170,7 @@ TEST(Plan, JsonIsWhatTheTextSays) {
   EXPECT_EQ(json["request"]["sequence"]["state_bytes"], 293'601'280);
   EXPECT_EQ(json["feasible"], true);
   const auto& working = json["plans"][0]["memory"]["working"];
-  EXPECT_EQ(working["experts"]["device_bytes"], 1'447'781'632U);
+  EXPECT_EQ(working["experts"]["device_bytes"], 1'547'781'632U);
   EXPECT_EQ(working["attention"]["device_bytes"], outcome.plans[0].memory.shard.device());
   EXPECT_TRUE(json.contains("why_not_colocated"));
 }
