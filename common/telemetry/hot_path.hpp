@@ -7,6 +7,7 @@
 #include <atomic>
 
 #include "common/base/clock.hpp"
+#include "common/base/trace_context.hpp"
 
 namespace fulgur::telemetry {
 
@@ -18,5 +19,11 @@ inline bool hot_path_on() { return hot_path.load(std::memory_order_relaxed); }
 /// last one: an ordinary reading waits until all earlier instructions are done, which costs a decode step
 /// ten times what a loop of readings shows.
 Nanoseconds stamp(const Clock& clock);
+
+/// For work that may be traced: of a traced one the clock itself, since its spans lie among spans of
+/// other threads and processes, and microseconds off it one would leave its parent.
+inline Nanoseconds stamp(const Clock& clock, const TraceContext& trace) {
+  return trace.sampled() ? clock.now() : stamp(clock);
+}
 
 }  // namespace fulgur::telemetry

@@ -1,5 +1,7 @@
 #include "services/attention/layer_actor.hpp"
 
+#include <algorithm>
+
 #include "common/telemetry/hot_path.hpp"
 
 namespace fulgur::attention {
@@ -22,9 +24,9 @@ void LayerActor::forward(const MicroBatchPtr& batch) {
     });
     return copied ? pass_on(batch) : give_up(batch);
   }
-  const Nanoseconds started = telemetry::stamp(*shard_.clock);
+  const Nanoseconds started = telemetry::stamp(*shard_.clock, batch->trace.step);
   if (!attempt(*batch, [&] { layer_.attend(*batch); })) return give_up(batch);
-  const Nanoseconds ended = telemetry::stamp(*shard_.clock);
+  const Nanoseconds ended = telemetry::stamp(*shard_.clock, batch->trace.step);
   (is_lightning() ? shard_.busy.lightning : shard_.busy.softmax) += ended - started;
   shard_.bubble.computed_until = ended;
   if (batch->trace.step.sampled()) {
@@ -34,16 +36,18 @@ void LayerActor::forward(const MicroBatchPtr& batch) {
 }
 
 void LayerActor::experts_done(const MicroBatchPtr& batch) {
-  const Nanoseconds started = telemetry::stamp(*shard_.clock);
+  const Nanoseconds started = telemetry::stamp(*shard_.clock, batch->trace.step);
   if (!batch->failure.is_ok()) {
     end_trace(*batch, started, started);
     return give_up(batch);
   }
   BubbleTime& bubble = shard_.bubble;
-  (is_lightning() ? bubble.lightning : bubble.softmax) += started - bubble.computed_until;
+  // A traced batch is stamped by the clock itself: the next one's stamp may lie before its last.
+  (is_lightning() ? bubble.lightning : bubble.softmax) +=
+      std::max<Nanoseconds>(started - bubble.computed_until, 0);
   const bool combined =
       attempt(*batch, [&] { layer_.combine(*batch, shard_.options.dispatch.dtype); });
-  bubble.computed_until = telemetry::stamp(*shard_.clock);
+  bubble.computed_until = telemetry::stamp(*shard_.clock, batch->trace.step);
   shard_.busy.combine += bubble.computed_until - started;
   end_trace(*batch, started, bubble.computed_until);
   combined ? pass_on(batch) : give_up(batch);

@@ -152,8 +152,9 @@ RunResult ExpertLayer::run_batch(std::vector<Pending>& batch) {
   const Nanoseconds started = telemetry::stamp(clock_);
   RunResult result = answer(batch);
   for (std::size_t at = 0; at < batch.size(); ++at) {
-    result.answers[at].combine.queue_us =
-        static_cast<std::uint32_t>((started - batch[at].arrived) / kMicrosecond);
+    // A traced one's arrival is the clock's, which may be microseconds past this reading.
+    const Nanoseconds waited = std::max<Nanoseconds>(started - batch[at].arrived, 0);
+    result.answers[at].combine.queue_us = static_cast<std::uint32_t>(waited / kMicrosecond);
   }
   const bool queued = std::ranges::any_of(result.answers, [](const RunResult::Answer& answer) {
     return wire::is_device(answer.combine.outputs);

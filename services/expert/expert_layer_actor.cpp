@@ -29,8 +29,9 @@ caf::behavior ExpertLayerActor::make_behavior() {
 
 void ExpertLayerActor::on_dispatch(actor::Received<wire::Dispatch>& received) {
   const std::uint64_t id = received.body.id;
-  auto refused = layer_.push(
-      {received.link, received.trace, telemetry::stamp(*context_.clock), std::move(received.body)});
+  const Nanoseconds arrived = telemetry::stamp(*context_.clock, received.trace);
+  auto refused =
+      layer_.push({received.link, received.trace, arrived, std::move(received.body)});
   if (refused) {
     send(received.link, received.trace, wire::Nack{id, context_.epoch, load_.layer, *refused});
     return;

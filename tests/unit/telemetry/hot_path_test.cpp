@@ -32,6 +32,27 @@ TEST(HotPath, ReadingsOfAThreadNeverGoBack) {
   other.join();
 }
 
+TEST(HotPath, TracedWorkIsStampedBetweenReadingsOfTheClockItself) {
+  const RealClock clock;
+  const TraceContext traced{1, 2, 3};
+  for (const Nanoseconds end = clock.now() + 120 * kMillisecond; clock.now() < end;) {
+    stamp(clock);  // the counter finds its rate meanwhile
+    const Nanoseconds before = clock.now();
+    const Nanoseconds at = stamp(clock, traced);
+    ASSERT_LE(before, at);
+    ASSERT_LE(at, clock.now());
+  }
+}
+
+TEST(HotPath, UntracedWorkIsStampedAsAnyOther) {
+  ManualClock clock;
+  clock.advance(7);
+  EXPECT_EQ(stamp(clock, {}), 7);
+  hot_path = false;
+  EXPECT_EQ(stamp(clock, {}), 0);
+  hot_path = true;
+}
+
 TEST(HotPath, NothingIsReadWhenItIsOff) {
   const RealClock clock;
   hot_path = false;
