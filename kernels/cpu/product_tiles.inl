@@ -3,14 +3,15 @@
 // memory as its B operand wants it: [16 pairs][16 columns][2] is a tile, 16 rows one pair apart.
 //
 // Up to 16 rows: all four vectors of the panel pass beside one tile of rows, so that memory is read
-// front to back, once, and asked for ahead. More rows: two tiles of rows x two vectors, one load a
-// multiplication. Then K is cut into blocks and a block's half panel stays in the first-level cache
-// for all rows; the sums rest in the float32 output between blocks, which does not change their
-// bits.
+// front to back, once, and asked for two steps ahead, into the first-level cache.
 //
-// A pass asks for what it is about to read itself, two steps ahead, into the first-level cache.
-// Asking for the next block instead, into the second level, cost 18 % of the time at 32 rows and 12
-// % at 64: those lines need a line buffer twice, and tiles wait for line buffers.
+// More rows: up to four tiles of rows x one vector, so that a line of the panel is used by up to
+// four multiplications while the next are on their way. K is cut into blocks, and while a block is
+// multiplied the next one is asked for, into the second-level cache, as evenly as its
+// multiplications go: memory and the tile unit work at the same time. (Two tiles of rows x two
+// vectors, whose first rows read memory alone and whose others let it rest, took 1.3 times as long
+// for experts of 40 rows and 1.1 times at 32 and 64.) The sums rest in the float32 output between
+// blocks, which does not change their bits.
 
 struct alignas(64) TileConfig {
   std::uint8_t palette = 1;
@@ -23,14 +24,19 @@ struct alignas(64) TileConfig {
 static constexpr std::size_t kTileRows = 16;
 static constexpr std::size_t kTilePairs = kOrderTile / 2;
 static constexpr std::size_t kOutBytes = kPanelColumns * sizeof(float);
-/// Pairs of a K block of more than one pass: half a panel of it takes 32 KiB.
-static constexpr std::size_t kTileBlockPairs = 256;
-/// Steps of 16 pairs ahead of its position that a pass asks for, into the first-level cache: what
-/// it holds is two steps of up to 4 KiB.
+/// Tiles of rows that one vector of the panel passes beside.
+static constexpr std::size_t kTallTiles = 4;
+/// Pairs of a K block: of a panel's 16 KiB for one such group of rows, 32 KiB for more, whose sums
+/// are moved more often.
+static constexpr std::size_t kOneGroupPairs = 64;
+static constexpr std::size_t kMoreGroupsPairs = 128;
+/// Steps of 16 pairs ahead of its position that a narrow pass asks for, into the first-level cache:
+/// what it holds is two steps of up to 4 KiB.
 static constexpr std::size_t kTileStepsAhead = 2;
-static constexpr int kTilePrefetchLevel = 3;
+static constexpr int kToFirstLevel = 3;
+static constexpr int kToSecondLevel = 2;
 
-/// Rows [first, first + 16 or 32) against K pairs [begin, end) of the panel.
+/// Up to 16 or, in a tall pass, 64 rows against K pairs [begin, end) of the panel.
 struct TilePass {
   const std::byte* rows;
   std::size_t row_bytes;
@@ -39,8 +45,7 @@ struct TilePass {
   std::size_t begin, end;
   float* out;
   const std::byte* next = nullptr;  ///< what memory is asked for, step by step
-  std::size_t lines_a_step = 0;     ///< of it
-  bool first = false;               ///< of the rows that pass here: the panel is not cached yet
+  std::size_t lines_a_step = 0;     ///< of it; in a tall pass a multiplication
   const std::byte* turn = nullptr;  ///< where it goes on at `then`; null: nowhere
   const std::byte* then = nullptr;
 
@@ -53,42 +58,38 @@ struct TilePass {
   float* c(std::size_t tile, std::size_t vec) const {
     return out + tile * kTileRows * kPanelColumns + vec * kVector;
   }
-  void ask(std::size_t lines) {
+  void ask(std::size_t lines, int level) {
     for (std::size_t i = 0; i < lines; ++i, next += kLineBytes) {
-      __builtin_prefetch(next, 0, kTilePrefetchLevel);
-    }
-  }
-  /// The panel's first `vecs` vectors of a step.
-  void ask_for(int vecs, std::size_t pair) const {
-    for (std::size_t i = 0; i < kTilePairs; ++i) {
-      for (int v = 0; v < vecs; ++v) {
-        __builtin_prefetch(b(static_cast<std::size_t>(v), pair + i), 0, kTilePrefetchLevel);
+      if (level == kToFirstLevel) {
+        __builtin_prefetch(next, 0, kToFirstLevel);
+      } else {
+        __builtin_prefetch(next, 0, kToSecondLevel);
       }
     }
   }
 };
 
-// Registers: 0-3 sums; one tile of rows: 4 rows, 5-7 panel; two: 4 and 5 rows, 6 and 7 panel. A
-// step takes `pairs` pairs, 16 but for the last of an odd K.
+// Registers: 0-3 sums. Narrow: 4 rows, 5-7 panel. Tall: 4 and 5 rows, 7 the last tile of rows, 6
+// panel. A step takes `pairs` pairs, 16 but for the last of an odd K.
 
 /// What the registers are configured for; a new configuration clears them and takes its time.
 class TileShape {
  public:
-  /// m: rows, 1 to 32.
-  void set(std::size_t m, std::size_t pairs) {
-    if (m == m_ && pairs == pairs_) return;
+  /// m: rows; 1 to 16, tall 1 to 64.
+  void set(bool tall, std::size_t m, std::size_t pairs) {
+    if (tall == tall_ && m == m_ && pairs == pairs_) return;
+    tall_ = tall;
     m_ = m;
     pairs_ = pairs;
-    const bool wide = m > kTileRows;
-    const std::size_t first = wide ? kTileRows : m;
-    const std::size_t second = wide ? m - kTileRows : m;
-    const std::size_t rows[8] = {first, first, second, second, first, wide ? second : pairs,
-                                 pairs, pairs};
+    const std::size_t before_last = tall ? (m - 1) / kTileRows : 0;
+    const auto last = static_cast<std::uint8_t>(m - before_last * kTileRows);
     TileConfig config;
-    for (int t = 0; t < 8; ++t) {
-      const bool of_rows = t == 4 || (t == 5 && wide);
+    for (std::size_t t = 0; t < 8; ++t) {
+      const bool of_rows = t == 4 || (tall && (t == 5 || t == 7));
       config.column_bytes[t] = of_rows ? static_cast<std::uint16_t>(pairs * 4) : kLineBytes;
-      config.rows[t] = static_cast<std::uint8_t>(rows[t]);
+      const bool whole = tall && (t == 4 || t == 5 || t < before_last);
+      const bool of_panel = t > 3 && !of_rows;
+      config.rows[t] = of_panel ? static_cast<std::uint8_t>(pairs) : whole ? kTileRows : last;
     }
     // GCC's intrinsic tells the compiler of the first eight bytes only.
     asm volatile("" ::"r"(&config) : "memory");
@@ -96,6 +97,7 @@ class TileShape {
   }
 
  private:
+  bool tall_ = false;
   std::size_t m_ = 0;
   std::size_t pairs_ = 0;
 };
@@ -118,21 +120,21 @@ static inline void narrow_pass(TilePass pass) {
   for (std::size_t pair = pass.begin; pair < pass.end; pair += kTilePairs) {
     _tile_loadd(4, pass.a(0, pair), pass.row_bytes);
     _tile_loadd(5, pass.b(0, pair), pass.pair_bytes);
-    pass.ask(share);
+    pass.ask(share, kToFirstLevel);
     _tile_dpbf16ps(0, 4, 5);
     if constexpr (NV > 1) {
       _tile_loadd(6, pass.b(1, pair), pass.pair_bytes);
-      pass.ask(share);
+      pass.ask(share, kToFirstLevel);
       _tile_dpbf16ps(1, 4, 6);
     }
     if constexpr (NV > 2) {
       _tile_loadd(7, pass.b(2, pair), pass.pair_bytes);
-      pass.ask(share);
+      pass.ask(share, kToFirstLevel);
       _tile_dpbf16ps(2, 4, 7);
     }
     if constexpr (NV > 3) {
       _tile_loadd(5, pass.b(3, pair), pass.pair_bytes);
-      pass.ask(share);
+      pass.ask(share, kToFirstLevel);
       _tile_dpbf16ps(3, 4, 5);
     }
     if (pass.next == pass.turn) pass.next = pass.then;
@@ -143,9 +145,30 @@ static inline void narrow_pass(TilePass pass) {
   if constexpr (NV > 3) _tile_stored(3, pass.c(0, 3), kOutBytes);
 }
 
-/// NV: of two vectors.
-template <int NV>
-static inline void wide_pass(TilePass pass) {
+/// Multiplies tile kTile of kTiles and asks for its share of the next block.
+template <int kTile, int kTiles>
+static inline void tall_multiply(TilePass& pass, std::size_t pair) {
+  constexpr bool kLast = kTile + 1 == kTiles;
+  if constexpr (kLast) {
+    _tile_loadd(7, pass.a(kTile, pair), pass.row_bytes);
+  } else if constexpr (kTile == 1) {
+    _tile_loadd(5, pass.a(kTile, pair), pass.row_bytes);
+  } else {
+    _tile_loadd(4, pass.a(kTile, pair), pass.row_bytes);
+  }
+  pass.ask(pass.lines_a_step, kToSecondLevel);
+  if constexpr (kTile == 0 && kLast) _tile_dpbf16ps(0, 7, 6);
+  if constexpr (kTile == 0 && !kLast) _tile_dpbf16ps(0, 4, 6);
+  if constexpr (kTile == 1 && kLast) _tile_dpbf16ps(1, 7, 6);
+  if constexpr (kTile == 1 && !kLast) _tile_dpbf16ps(1, 5, 6);
+  if constexpr (kTile == 2 && kLast) _tile_dpbf16ps(2, 7, 6);
+  if constexpr (kTile == 2 && !kLast) _tile_dpbf16ps(2, 4, 6);
+  if constexpr (kTile == 3) _tile_dpbf16ps(3, 7, 6);
+}
+
+/// kTiles tiles of rows x one vector. Returns the pass with `next` moved on.
+template <int kTiles>
+static inline TilePass tall_pass(TilePass pass) {
   if (pass.begin == 0) {
     _tile_zero(0);
     _tile_zero(1);
@@ -153,31 +176,22 @@ static inline void wide_pass(TilePass pass) {
     _tile_zero(3);
   } else {
     _tile_loadd(0, pass.c(0, 0), kOutBytes);
-    _tile_loadd(2, pass.c(1, 0), kOutBytes);
-    if constexpr (NV > 1) {
-      _tile_loadd(1, pass.c(0, 1), kOutBytes);
-      _tile_loadd(3, pass.c(1, 1), kOutBytes);
-    }
+    if constexpr (kTiles > 1) _tile_loadd(1, pass.c(1, 0), kOutBytes);
+    if constexpr (kTiles > 2) _tile_loadd(2, pass.c(2, 0), kOutBytes);
+    if constexpr (kTiles > 3) _tile_loadd(3, pass.c(3, 0), kOutBytes);
   }
   for (std::size_t pair = pass.begin; pair < pass.end; pair += kTilePairs) {
-    _tile_loadd(4, pass.a(0, pair), pass.row_bytes);
-    if (pass.first) pass.ask_for(NV, pair + kTileStepsAhead * kTilePairs);
     _tile_loadd(6, pass.b(0, pair), pass.pair_bytes);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(5, pass.a(1, pair), pass.row_bytes);
-    _tile_dpbf16ps(2, 5, 6);
-    if constexpr (NV > 1) {
-      _tile_loadd(7, pass.b(1, pair), pass.pair_bytes);
-      _tile_dpbf16ps(1, 4, 7);
-      _tile_dpbf16ps(3, 5, 7);
-    }
+    tall_multiply<0, kTiles>(pass, pair);
+    if constexpr (kTiles > 1) tall_multiply<1, kTiles>(pass, pair);
+    if constexpr (kTiles > 2) tall_multiply<2, kTiles>(pass, pair);
+    if constexpr (kTiles > 3) tall_multiply<3, kTiles>(pass, pair);
   }
   _tile_stored(0, pass.c(0, 0), kOutBytes);
-  _tile_stored(2, pass.c(1, 0), kOutBytes);
-  if constexpr (NV > 1) {
-    _tile_stored(1, pass.c(0, 1), kOutBytes);
-    _tile_stored(3, pass.c(1, 1), kOutBytes);
-  }
+  if constexpr (kTiles > 1) _tile_stored(1, pass.c(1, 0), kOutBytes);
+  if constexpr (kTiles > 2) _tile_stored(2, pass.c(2, 0), kOutBytes);
+  if constexpr (kTiles > 3) _tile_stored(3, pass.c(3, 0), kOutBytes);
+  return pass;
 }
 
 /// The same sums by fused multiply-adds: a product of bf16 is exact in float32, so the bits are
@@ -204,7 +218,7 @@ static inline void few_rows(TilePass pass) {
     for (std::size_t pair = begin; pair < end; ++pair, panel += columns) {
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v, pass.next += kLineBytes) {
-        __builtin_prefetch(pass.next, 0, kTilePrefetchLevel);
+        __builtin_prefetch(pass.next, 0, kToFirstLevel);
       }
       VecPair a[MR];
 #pragma GCC unroll 4
@@ -256,28 +270,26 @@ static void few_rows_by_vecs(const ProductTask& task, const TilePass& pass) {
   }
 }
 
-/// Whole steps, then what is left of an odd K in a shape of its own.
+/// Whole steps, then what is left of an odd K in a shape of its own. Returns the pass after them.
 template <class Run>
-static inline void whole_and_rest(TilePass pass, std::size_t m, TileShape& shape, const Run& run) {
+static inline TilePass whole_and_rest(TilePass pass, bool tall, std::size_t m, TileShape& shape,
+                                      const Run& run) {
   const std::size_t end = pass.end;
   const std::size_t rest = (end - pass.begin) % kTilePairs;
   pass.end = end - rest;
   if (pass.end > pass.begin) {
-    shape.set(m, kTilePairs);
-    run(pass);
+    shape.set(tall, m, kTilePairs);
+    pass = run(pass);
   }
-  if (rest == 0) return;
+  if (rest == 0) return pass;
   pass.begin = pass.end;
   pass.end = end;
-  shape.set(m, rest);
-  run(pass);
+  shape.set(tall, m, rest);
+  return run(pass);
 }
 
-static void narrow_product(const ProductTask& task, std::size_t row, std::size_t m, TilePass pass,
-                           TileShape& shape) {
-  pass.rows += row * task.row_bytes;
-  pass.out += row * kPanelColumns;
-  whole_and_rest(pass, m, shape, [&](const TilePass& part) {
+static void narrow_product(const ProductTask& task, const TilePass& pass, TileShape& shape) {
+  whole_and_rest(pass, false, task.m, shape, [&](const TilePass& part) {
     switch (task.vecs) {
       case 1:
         narrow_pass<1>(part);
@@ -292,22 +304,35 @@ static void narrow_product(const ProductTask& task, std::size_t row, std::size_t
         narrow_pass<4>(part);
         break;
     }
+    return part;
   });
 }
 
-/// Vectors vec and, where the panel has it, vec + 1.
-static void wide_product(const ProductTask& task, std::size_t row, std::size_t m, std::size_t vec,
-                         TilePass pass, TileShape& shape) {
+/// Up to 64 rows against a K block, vector after vector. Returns where `next` has come to.
+static const std::byte* tall_product(const ProductTask& task, std::size_t row, std::size_t m,
+                                     TilePass pass, TileShape& shape) {
+  const std::byte* const panel = pass.panel;
   pass.rows += row * task.row_bytes;
-  pass.out += row * kPanelColumns + vec * kVector;
-  pass.panel += vec * kLineBytes;
-  whole_and_rest(pass, m, shape, [&](const TilePass& part) {
-    if (vec + 1 < task.vecs) {
-      wide_pass<2>(part);
-    } else {
-      wide_pass<1>(part);
-    }
-  });
+  pass.out += row * kPanelColumns;
+  float* const out = pass.out;
+  for (std::size_t vec = 0; vec < task.vecs; ++vec) {
+    pass.panel = panel + vec * kLineBytes;
+    pass.out = out + vec * kVector;
+    const TilePass after = whole_and_rest(pass, true, m, shape, [&](const TilePass& part) {
+      switch ((m - 1) / kTileRows) {
+        case 0:
+          return tall_pass<1>(part);
+        case 1:
+          return tall_pass<2>(part);
+        case 2:
+          return tall_pass<3>(part);
+        default:
+          return tall_pass<4>(part);
+      }
+    });
+    pass.next = after.next;
+  }
+  return pass.next;
 }
 
 static void product_tiles(const ProductTask& task) {
@@ -328,23 +353,23 @@ static void product_tiles(const ProductTask& task) {
     pass.then = task.next_panel;
     if (task.m == 1) return few_rows_by_vecs<1>(task, pass);
     if (task.m == 2) return few_rows_by_vecs<2>(task, pass);
-    narrow_product(task, 0, task.m, pass, shape);
+    narrow_product(task, pass, shape);
     _tile_release();
     return;
   }
+  // Groups of equal size: of 80 rows 48 and 32.
+  const std::size_t tiles = (task.m + kTileRows - 1) / kTileRows;
+  const std::size_t groups = (tiles + kTallTiles - 1) / kTallTiles;
+  const std::size_t group_rows = (tiles + groups - 1) / groups * kTileRows;
+  const std::size_t block = groups == 1 ? kOneGroupPairs : kMoreGroupsPairs;
+  // A step of all tiles and vectors asks for as much as it reads.
+  pass.lines_a_step = (kTilePairs + tiles - 1) / tiles;
   for (pass.begin = 0; pass.begin < task.pairs; pass.begin = pass.end) {
-    pass.end =
-        pass.begin + kTileBlockPairs < task.pairs ? pass.begin + kTileBlockPairs : task.pairs;
-    for (std::size_t vec = 0; vec < task.vecs; vec += 2) {
-      for (std::size_t row = 0; row < task.m; row += 2 * kTileRows) {
-        const std::size_t m = task.m - row < 2 * kTileRows ? task.m - row : 2 * kTileRows;
-        pass.first = row == 0;
-        if (m > kTileRows) {
-          wide_product(task, row, m, vec, pass, shape);
-        } else if (vec == 0) {
-          narrow_product(task, row, m, pass, shape);
-        }
-      }
+    pass.end = pass.begin + block < task.pairs ? pass.begin + block : task.pairs;
+    pass.next = pass.end < task.pairs ? panel + pass.end * pair_bytes : task.next_panel;
+    for (std::size_t row = 0; row < task.m; row += group_rows) {
+      const std::size_t m = task.m - row < group_rows ? task.m - row : group_rows;
+      pass.next = tall_product(task, row, m, pass, shape);
     }
   }
   _tile_release();
