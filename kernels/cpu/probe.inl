@@ -29,7 +29,7 @@ static double probe_bf16(std::size_t steps, float* sink) {
     }
   }
   TileShape shape;
-  shape.set(true, 2 * kTileRows, kTilePairs);
+  shape.set(TileForm::wide, 2 * kTileRows, kTilePairs);
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
