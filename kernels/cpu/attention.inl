@@ -144,6 +144,22 @@ static void store_value(const float* value, std::size_t dim, std::size_t token, 
   }
 }
 
+/// Rows from which on a block's bf16 keys and values are widened once rather than for every tile:
+/// a widening vector takes two of the slots that multiply-adds need.
+static constexpr std::size_t kWidenRows = 3 * kRowsMax;
+
+/// The first `tokens` tokens of a block's keys as float32, in whole vectors of tokens.
+static inline void widen_keys(const std::uint16_t* keys, std::size_t dim, std::size_t tokens,
+                              float* out) {
+  const std::size_t count = (tokens + kVector - 1) / kVector * dim * kVector;
+  for (std::size_t i = 0; i < count; i += kVector) store(out + i, load(keys + i));
+}
+
+static inline void widen_values(const std::uint16_t* values, std::size_t pad, std::size_t tokens,
+                                float* out) {
+  for (std::size_t i = 0; i < tokens * pad; i += kVector) store(out + i, load(values + i));
+}
+
 // ---- lightning ----
 
 template <class T>
@@ -248,6 +264,9 @@ static void lightning(const LightningTask& t) {
   float* q = t.scratch;
   float* o = q + kBlockTokens * pad;
   float* weights = o + kBlockTokens * pad;
+  float* fold_weights = weights + kBlockTokens * kBlockTokens;
+  const LightningHead<float> wide{head.state, fold_weights + t.dim * kBlockTokens,
+                                  fold_weights + 2 * t.dim * kBlockTokens};
   if (t.fresh) {
     for (std::size_t i = 0; i < t.dim * pad; i += kVector) store(head.state + i, zero());
   }
@@ -256,9 +275,20 @@ static void lightning(const LightningTask& t) {
     const std::size_t open = kBlockTokens - first;
     const std::size_t rows = t.rows - done < open ? t.rows - done : open;
     lightning_load<T>(t, head, t.qkv + done * t.qkv_stride, first, rows, q);
-    lightning_block<T>(t, head, q, first, rows, o, weights, t.out + done * t.out_stride);
-    if (first + rows == kBlockTokens) {
-      lightning_fold<T>(t, head, weights + kBlockTokens * kBlockTokens);
+    const auto compute = [&](const auto& block) {
+      lightning_block(t, block, q, first, rows, o, weights, t.out + done * t.out_stride);
+      if (first + rows == kBlockTokens) lightning_fold(t, block, fold_weights);
+    };
+    if constexpr (sizeof(T) < sizeof(float)) {
+      if (rows >= kWidenRows) {
+        widen_keys(head.keys, t.dim, first + rows, wide.keys);
+        widen_values(head.values, pad, first + rows, wide.values);
+        compute(wide);
+      } else {
+        compute(head);
+      }
+    } else {
+      compute(head);
     }
     done += rows;
     first = (first + rows) % kBlockTokens;
@@ -323,34 +353,55 @@ static void softmax_split(const SoftmaxTask& t) {
   const std::size_t pages = (seen(t.rows - 1) + kBlockTokens - 1) / kBlockTokens;
   const auto keys_of = [&](std::size_t p) { return reinterpret_cast<const T*>(t.pages[p]); };
   const auto values_of = [&](std::size_t p) { return keys_of(p) + kBlockTokens * t.dim; };
+  const bool widens = sizeof(T) < sizeof(float) && t.rows >= kWidenRows;
   for (std::size_t p = 0; p < pages; ++p) {
     const auto* next =
         reinterpret_cast<const std::byte*>(p + 1 < pages ? keys_of(p + 1) : values_of(0));
-    for_tiles(t.rows, [&](std::size_t row, std::size_t count) {
-      const std::size_t tokens = page_tokens(seen(row + count - 1), p);
-      const std::size_t vecs = (tokens + kVector - 1) / kVector;
-      const auto kernel = row == 0 ? accumulate<T, kBlockLines> : accumulate<T, kNoLines>;
-      kernel(count, t.q + row * pad, pad, t.dim, keys_of(p), t.dim * kVector, kVector, vecs, true,
-             t.scores + row * kSplitTokens + p * kBlockTokens, kSplitTokens, next);
-    });
+    const auto score = [&]<class K>(const K* keys) {
+      for_tiles(t.rows, [&](std::size_t row, std::size_t count) {
+        const std::size_t tokens = page_tokens(seen(row + count - 1), p);
+        const std::size_t vecs = (tokens + kVector - 1) / kVector;
+        const auto kernel = row == 0 ? accumulate<K, kBlockLines> : accumulate<K, kNoLines>;
+        kernel(count, t.q + row * pad, pad, t.dim, keys, t.dim * kVector, kVector, vecs, true,
+               t.scores + row * kSplitTokens + p * kBlockTokens, kSplitTokens, next);
+      });
+    };
+    if constexpr (sizeof(T) < sizeof(float)) {
+      if (widens) {
+        widen_keys(keys_of(p), t.dim, page_tokens(seen(t.rows - 1), p), t.wide);
+        score(static_cast<const float*>(t.wide));
+        continue;
+      }
+    }
+    score(keys_of(p));
   }
   for (std::size_t r = 0; r < t.rows; ++r) {
     softmax_row(t.scores + r * kSplitTokens, seen(r), t.max + r, t.sum + r);
   }
   for (std::size_t p = 0; p < pages; ++p) {
     const auto* next = reinterpret_cast<const std::byte*>(values_of(p + 1 < pages ? p + 1 : p));
-    for_tiles(t.rows, [&](std::size_t row, std::size_t count) {
-      const auto tokens = [&](std::size_t r) { return page_tokens(seen(row + r), p); };
-      const float* weights = t.scores + row * kSplitTokens + p * kBlockTokens;
-      float* out = t.out + row * pad;
-      if (row == 0) {
-        add_values<T, kBlockLines>(count, weights, kSplitTokens, values_of(p), pad, tokens, p == 0,
-                                   out, next);
-      } else {
-        add_values<T, kNoLines>(count, weights, kSplitTokens, values_of(p), pad, tokens, p == 0,
-                                out, next);
+    const auto weigh = [&]<class V>(const V* values) {
+      for_tiles(t.rows, [&](std::size_t row, std::size_t count) {
+        const auto tokens = [&](std::size_t r) { return page_tokens(seen(row + r), p); };
+        const float* weights = t.scores + row * kSplitTokens + p * kBlockTokens;
+        float* out = t.out + row * pad;
+        if (row == 0) {
+          add_values<V, kBlockLines>(count, weights, kSplitTokens, values, pad, tokens, p == 0, out,
+                                     next);
+        } else {
+          add_values<V, kNoLines>(count, weights, kSplitTokens, values, pad, tokens, p == 0, out,
+                                  next);
+        }
+      });
+    };
+    if constexpr (sizeof(T) < sizeof(float)) {
+      if (widens) {
+        widen_values(values_of(p), pad, page_tokens(seen(t.rows - 1), p), t.wide);
+        weigh(static_cast<const float*>(t.wide));
+        continue;
       }
-    });
+    }
+    weigh(values_of(p));
   }
 }
 

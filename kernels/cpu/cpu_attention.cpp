@@ -19,7 +19,7 @@ namespace {
 static_assert(kBlockTokens == kLightningBlock && kBlockTokens == kPageTokens);
 static_assert(kSplitTokens == kSoftmaxSplit);
 
-constexpr std::size_t kTileRows = 36;         // query rows of a tile, if one token has no more
+constexpr std::size_t kTileRows = 72;         // query rows of a tile, if one token has no more
 constexpr std::size_t kDecayTablesMax = 512;  // layers of a model, with room to spare
 constexpr std::size_t kPagesPerSplit = kSplitTokens / kBlockTokens;
 
@@ -193,6 +193,7 @@ void CpuBackend::attend_split(const SoftmaxCall& call, const SoftmaxTile& tile, 
        .valid = static_cast<std::size_t>(first + skipped + 1 - start),
        .pages = pages,
        .scores = thread_scratch(thread),
+       .wide = thread_scratch(thread) + call.tile_rows * kSplitTokens,
        .max = max + row,
        .sum = max + call.tile_rows + row,
        .out = partial + row * call.pad});
@@ -252,7 +253,8 @@ void CpuBackend::softmax(const SoftmaxShape& shape, const float* qkv,
                    softmax_page_bytes(shape),
                    tile_tokens * group,
                    queries_.reserve(tokens * shape.heads * padded(dim))};
-  const std::size_t score_floats = std::max(call.tile_rows * kSplitTokens, 4 * padded(dim));
+  const std::size_t score_floats =
+      call.tile_rows * kSplitTokens + kBlockTokens * padded(dim);  // more than rotation needs
   reserve_scratch(score_floats + 2 * padded(call.partial_floats()));
   rotate_segments(call);
   plan_tiles(call);

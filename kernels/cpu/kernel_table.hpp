@@ -66,6 +66,7 @@ struct SoftmaxTask {
   std::size_t valid;              ///< positions of this split the first token sees, >= 1
   const std::byte* const* pages;  ///< this KV head's part of each page of the split
   float* scores;                  ///< [rows, kSplitTokens]
+  float* wide;                    ///< scratch [64, padded dim]
   float* max;                     ///< [rows]
   float* sum;                     ///< [rows]
   float* out;                     ///< [rows, padded dim]
@@ -130,7 +131,7 @@ struct KernelTable {
 
 constexpr std::size_t padded(std::size_t dim) { return (dim + kVector - 1) / kVector * kVector; }
 constexpr std::size_t lightning_scratch_floats(std::size_t dim) {
-  return 2 * kBlockTokens * padded(dim) + kBlockTokens * kBlockTokens + dim * kBlockTokens;
+  return 3 * kBlockTokens * padded(dim) + kBlockTokens * kBlockTokens + 2 * dim * kBlockTokens;
 }
 
 const KernelTable& avx2_kernels();
