@@ -35,7 +35,8 @@ class Planner {
   ServicePlan attention(std::uint32_t index) const {
     ServicePlan plan = member("attention", fmt::format("attention-{}", index));
     append(plan, {"--transport", options_.transport, "--activations", options_.activations,
-                  "--kv-tokens", std::to_string(kKvTokens)});
+                  "--kv-tokens", std::to_string(kKvTokens), "--prefix-cache-bytes",
+                  std::to_string(options_.prefix_cache_bytes)});
     pin(plan, cpu_slice(cpus_, index % options_.attention, options_.attention), options_.threads);
     place(plan, index);
     return plan;

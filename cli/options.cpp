@@ -70,6 +70,10 @@ CLI::App* add_up(CLI::App& app, UpOptions& up) {
   cmd->add_option("--threads", up.threads, "compute threads of an attention shard (0: by machine)")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
+  cmd->add_option("--prefix-cache-bytes", up.prefix_cache_bytes,
+                  "memory of a shard for states of prompts, for others that begin the same; 0: none")
+      ->check(CLI::Range(std::uint64_t{0}, std::uint64_t{1} << 44))
+      ->capture_default_str();
   cmd->add_option("--log-level", up.log_level, "of every service's log file")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
       ->capture_default_str();

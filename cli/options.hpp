@@ -25,6 +25,7 @@ struct UpOptions {
   std::vector<std::uint32_t> gpus{0};  ///< that services of backend cuda take in turn
   std::string expert_weights = "bf16";  ///< bf16 | fp8, of backend cuda
   std::uint32_t threads = 0;  ///< of an attention shard; 0: chosen from the machine
+  std::uint64_t prefix_cache_bytes = 256ULL << 20;  ///< of an attention shard
   std::string log_level = "info";
   bool quiet = false;
   bool no_demo = false;

@@ -32,6 +32,8 @@ struct Options {
   std::vector<std::uint32_t> prefill{512, 4096};
   std::uint32_t steps = 32;
   std::uint32_t repeats = 3;
+  std::uint64_t seed = 1;
+  std::uint64_t prefix_cache_bytes = attention::PrefixCacheLimits{}.bytes_max;
   bool cpu_time = false;
   bool json = false;
 };
@@ -86,12 +88,13 @@ std::vector<Row> run_workloads(const Options& options, bench::Target target, con
                                const model::ModelConfig& config, const kernels::Roofline& roofline,
                                const std::function<std::pair<double, double>()>& groups_and_steps) {
   const Costs costs = costs_of(config);
+  bench::Prompts prompts(config.vocab, options.seed);
   std::vector<Row> rows;
   for (const std::uint32_t batch : options.decode) {
     double bytes_per_step = 0;
     const auto point = median(options.repeats, [&] {
       const auto before = groups_and_steps();
-      auto measured = bench::measure_decode(target, clock, config.vocab, batch, 16, options.steps);
+      auto measured = bench::measure_decode(target, clock, prompts, batch, 16, options.steps);
       const auto after = groups_and_steps();
       const double steps = after.second - before.second;
       bytes_per_step = costs.attention_bytes +
@@ -106,7 +109,7 @@ std::vector<Row> run_workloads(const Options& options, bench::Target target, con
   const double peak = options.activations == "f32" ? roofline.f32_gf_s : roofline.bf16_gf_s;
   for (const std::uint32_t prompt : options.prefill) {
     const auto point = median(options.repeats, [&] {
-      return bench::measure_prefill(target, clock, config.vocab, prompt);
+      return bench::measure_prefill(target, clock, prompts, prompt);
     });
     rows.push_back({"prefill", point, peak * 1e9 / costs.flops_per_token});
   }
@@ -174,6 +177,7 @@ Status run_local(const Options& options, std::shared_ptr<const model::Checkpoint
   local.activations = options.activations == "f32" ? Dtype::f32 : Dtype::bf16;
   local.scheduler.slots = 32;
   local.scheduler.pages = 256;
+  local.cache.bytes_max = options.prefix_cache_bytes;
   FULGUR_ASSIGN_OR_RETURN(auto mesh, mesh::LocalMesh::start(checkpoint, *backend, clock, local));
   bench::Target target;
   target.submit = [&](wire::Submit submit) { return mesh->submit(std::move(submit)); };
@@ -226,13 +230,17 @@ int main(int argc, char** argv) {
   app.add_option("--gpu", options.gpu, "number of the GPU of backend cuda")->capture_default_str();
   app.add_option("--expert-weights", options.expert_weights, "of backend cuda")->check(CLI::IsMember({"bf16", "fp8"}))->capture_default_str();
   app.add_option("--activations", options.activations)->check(CLI::IsMember({"bf16", "f32"}))->capture_default_str();
-  app.add_option("--decode", options.decode, "batch sizes")->delimiter(',')->capture_default_str();
-  app.add_option("--prefill", options.prefill, "prompt lengths")->delimiter(',')->capture_default_str();
+  app.add_option("--decode", options.decode, "batch sizes; 0: none")->delimiter(',')->capture_default_str();
+  app.add_option("--prefill", options.prefill, "prompt lengths; 0: none")->delimiter(',')->capture_default_str();
   app.add_option("--steps", options.steps, "tokens a sequence")->capture_default_str();
   app.add_option("--repeats", options.repeats, "measurements; the median is printed")->capture_default_str();
+  app.add_option("--seed", options.seed, "of the prompts; a mesh has the prompts of a seed in its cache after a run")->capture_default_str();
+  app.add_option("--prefix-cache-bytes", options.prefix_cache_bytes, "of one process, as of a shard; with a cache, a prompt that ends on a multiple of 64 tokens takes one more pass")->capture_default_str();
   app.add_flag("--cpu-time", options.cpu_time, "time of the calling thread; with --threads 1");
   app.add_flag("--json", options.json);
   CLI11_PARSE(app, argc, argv);
+  std::erase(options.decode, 0U);
+  std::erase(options.prefill, 0U);
   if (const Status status = run(options); !status.is_ok()) {
     std::fprintf(stderr, "fulgur-bench-engine: %s\n", status.message().c_str());
     return 1;

@@ -10,27 +10,25 @@ namespace {
 // Tokens every sequence generates before the clock starts: all prompts are in, all lanes are full.
 constexpr std::uint32_t kWarmUpTokens = 4;
 
-/// No prompt twice in a run: a shard would take the second one from its cache.
-wire::Submit random_request(std::uint32_t vocab, std::uint32_t prompt, std::uint32_t steps) {
-  static std::uint64_t seed = 0;
-  Rng rng(++seed);
+}  // namespace
+
+wire::Submit Prompts::next(std::uint32_t prompt, std::uint32_t steps) {
+  Rng rng(++drawn_);
   wire::Submit submit;
   for (std::uint32_t i = 0; i < prompt; ++i) {
-    submit.tokens.push_back(static_cast<std::uint32_t>(rng.below(vocab)));
+    submit.tokens.push_back(static_cast<std::uint32_t>(rng.below(vocab_)));
   }
   submit.prompt_tokens = prompt;
   submit.max_new_tokens = steps;
-  submit.sampling.seed = seed;
+  submit.sampling.seed = drawn_;
   return submit;
 }
 
-}  // namespace
-
-Point measure_decode(Target& target, const Clock& clock, std::uint32_t vocab, std::uint32_t batch,
+Point measure_decode(Target& target, const Clock& clock, Prompts& prompts, std::uint32_t batch,
                      std::uint32_t prompt, std::uint32_t steps) {
   std::vector<std::uint64_t> ids;
   for (std::uint32_t at = 0; at < batch; ++at) {
-    ids.push_back(target.submit(random_request(vocab, prompt, kWarmUpTokens + steps)));
+    ids.push_back(target.submit(prompts.next(prompt, kWarmUpTokens + steps)));
   }
   const auto generated = [&] {
     std::size_t sum = 0;
@@ -49,9 +47,9 @@ Point measure_decode(Target& target, const Clock& clock, std::uint32_t vocab, st
   return {batch, prompt, static_cast<std::uint32_t>(generated() - before), clock.now() - start};
 }
 
-Point measure_prefill(Target& target, const Clock& clock, std::uint32_t vocab, std::uint32_t prompt) {
+Point measure_prefill(Target& target, const Clock& clock, Prompts& prompts, std::uint32_t prompt) {
   const Nanoseconds start = clock.now();
-  const auto id = target.submit(random_request(vocab, prompt, 1));
+  const auto id = target.submit(prompts.next(prompt, 1));
   target.wait([&] { return target.finished(id); });
   return {1, prompt, prompt, clock.now() - start};
 }

@@ -28,12 +28,23 @@ struct Point {
   double tokens_per_s() const { return tokens * 1e9 / static_cast<double>(elapsed); }
 };
 
+/// Requests with random tokens, no prompt twice: a shard would take the second one from its cache.
+class Prompts {
+ public:
+  Prompts(std::uint32_t vocab, std::uint64_t seed) : vocab_(vocab), drawn_(seed << 32) {}
+  wire::Submit next(std::uint32_t prompt, std::uint32_t steps);
+
+ private:
+  const std::uint32_t vocab_;
+  std::uint64_t drawn_;
+};
+
 /// `batch` sequences of `prompt` seeded random tokens, each generating `steps` tokens after a warm-up
 /// of a few; the time between the end of the warm-up and the last token.
-Point measure_decode(Target& target, const Clock& clock, std::uint32_t vocab, std::uint32_t batch,
+Point measure_decode(Target& target, const Clock& clock, Prompts& prompts, std::uint32_t batch,
                      std::uint32_t prompt, std::uint32_t steps);
 
 /// One sequence of `prompt` tokens: the time to its first token.
-Point measure_prefill(Target& target, const Clock& clock, std::uint32_t vocab, std::uint32_t prompt);
+Point measure_prefill(Target& target, const Clock& clock, Prompts& prompts, std::uint32_t prompt);
 
 }  // namespace fulgur::bench

@@ -25,6 +25,7 @@ TEST(MeshPlan, StartsEveryServiceWithItsArguments) {
   options.isa = "avx2";
   options.gpus = {3, 1};
   options.expert_weights = "fp8";
+  options.prefix_cache_bytes = 7;
   const auto plans = plan_mesh(options, {"/m", "ipc:///r/"}, {0, 1});
   std::vector<std::string> names;
   for (const auto& plan : plans) names.push_back(plan.name);
@@ -41,6 +42,8 @@ TEST(MeshPlan, StartsEveryServiceWithItsArguments) {
   EXPECT_EQ(value_of(plans[3], "--expert-weights"), "fp8");
   EXPECT_EQ(value_of(plans[4], "--expert-weights"), "(absent)") << "of workers only";
   EXPECT_EQ(value_of(plans[4], "--activations"), "f32");
+  EXPECT_EQ(value_of(plans[3], "--prefix-cache-bytes"), "(absent)") << "of shards only";
+  EXPECT_EQ(value_of(plans[4], "--prefix-cache-bytes"), "7");
   for (std::size_t i = 1; i < 6; ++i) {
     EXPECT_EQ(value_of(plans[i], "--backend"), "cuda");
     EXPECT_EQ(value_of(plans[i], "--isa"), "avx2");
