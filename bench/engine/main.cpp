@@ -120,7 +120,9 @@ void print(const Options& options, const kernels::Roofline& roofline, const std:
   if (options.json) {
     nlohmann::json out;
     out["roofline"] = {{"read_gb_s", roofline.read_gb_s},
+                       {"read_best_gb_s", roofline.read_best_gb_s},
                        {"bf16_gf_s", roofline.bf16_gf_s},
+                       {"bf16_best_gf_s", roofline.bf16_best_gf_s},
                        {"f32_gf_s", roofline.f32_gf_s}};
     for (const auto& row : rows) {
       out["rows"].push_back({{"kind", row.kind},
@@ -132,8 +134,10 @@ void print(const Options& options, const kernels::Roofline& roofline, const std:
     std::printf("%s\n", out.dump(2).c_str());
     return;
   }
-  std::printf("machine: read %.1f GB/s, bf16 %.0f GF/s, f32 %.0f GF/s (%u threads)\n",
-              roofline.read_gb_s, roofline.bf16_gf_s, roofline.f32_gf_s, options.threads);
+  std::printf(
+      "machine: read %.1f GB/s (best round %.1f), bf16 %.0f GF/s (%.0f), f32 %.0f GF/s (%u threads)\n",
+      roofline.read_gb_s, roofline.read_best_gb_s, roofline.bf16_gf_s, roofline.bf16_best_gf_s,
+      roofline.f32_gf_s, options.threads);
   std::printf("%-8s %6s %7s %12s %14s %9s\n", "kind", "batch", "prompt", "tokens/s", "bound tok/s",
               "of bound");
   for (const auto& row : rows) {

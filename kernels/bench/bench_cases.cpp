@@ -118,7 +118,7 @@ void add_lightning(Bench& bench, std::size_t sequences, std::uint32_t rows,
   for (std::uint32_t h = 0; h < kHeads; ++h) shape.decay.push_back(0.1F);
   const std::size_t slot_bytes = bench.backend.lightning_slot_bytes(shape);
   const std::size_t layers = std::max<std::size_t>(1, (256UL << 20) / (slot_bytes * sequences));
-  auto slots = bench.backend.allocate(slot_bytes * sequences * layers);
+  auto slots = bench.backend.allocate_state(slot_bytes * sequences * layers);
   const auto qkv = floats(sequences * rows * kHeads * 3 * kDim);
   const auto out = floats(sequences * rows * kHeads * kDim);
   auto next = std::make_shared<std::size_t>(0);
@@ -150,7 +150,7 @@ void add_softmax(Bench& bench, std::size_t sequences, std::uint32_t rows, std::u
   const std::size_t pages = (position + rows + kPageTokens - 1) / kPageTokens;
   const std::size_t layer_bytes = bench.backend.softmax_page_bytes(shape) * pages * sequences;
   const std::size_t layers = std::max<std::size_t>(1, (256UL << 20) / layer_bytes);
-  auto pool = bench.backend.allocate(layer_bytes * layers);
+  auto pool = bench.backend.allocate_state(layer_bytes * layers);
   auto table = std::make_shared<std::vector<std::uint32_t>>(pages * sequences);
   std::iota(table->begin(), table->end(), 0);
   const auto qkv = floats(sequences * rows * (kHeads + 2 * kKvHeads) * kDim);

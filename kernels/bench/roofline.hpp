@@ -10,10 +10,13 @@
 
 namespace fulgur::kernels {
 
+/// Medians of many short rounds and, beside two of them, the best round.
 struct Roofline {
   double read_gb_s = 0;  ///< 10^9 bytes a second, all threads, from memory
+  double read_best_gb_s = 0;
   double bf16_gf_s = 0;  ///< 10^9 operations a second of bf16 products (2 a multiply-add)
-  double f32_gf_s = 0;   ///< the same of float32 products
+  double bf16_best_gf_s = 0;
+  double f32_gf_s = 0;  ///< the same of float32 products
 };
 
 /// Measures with `threads` threads pinned to cpus (empty: not pinned); the caller is one of them.

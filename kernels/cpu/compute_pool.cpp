@@ -10,7 +10,11 @@
 namespace fulgur::kernels::cpu {
 namespace {
 
-constexpr int kSpins = 2000;  // of one pause each, some tens of microseconds
+// Up to a hundred microseconds, by the length of a pause (Intel's is three of AMD's). Where several
+// processes share cores, as shards and workers of one host do, whoever waits for the core gets it at
+// the next yield.
+constexpr int kLooksPerYield = 32;
+constexpr int kYields = 40;
 
 void pin(int cpu) {
   cpu_set_t set;
@@ -22,10 +26,13 @@ void pin(int cpu) {
 
 /// Waits until `value` differs from `seen`: spins, then sleeps.
 std::uint32_t wait_change(const std::atomic<std::uint32_t>& value, std::uint32_t seen) {
-  for (int i = 0; i < kSpins; ++i) {
-    const std::uint32_t now = value.load(std::memory_order_acquire);
-    if (now != seen) return now;
-    _mm_pause();
+  for (int yields = 0; yields < kYields; ++yields) {
+    for (int look = 0; look < kLooksPerYield; ++look) {
+      const std::uint32_t now = value.load(std::memory_order_acquire);
+      if (now != seen) return now;
+      _mm_pause();
+    }
+    sched_yield();
   }
   value.wait(seen, std::memory_order_acquire);
   return value.load(std::memory_order_acquire);

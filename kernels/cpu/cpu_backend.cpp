@@ -38,6 +38,10 @@ std::shared_ptr<std::byte> CpuBackend::allocate(std::size_t bytes) {
   return allocate_pages(bytes, bytes <= kPopulateBytes, false);
 }
 
+std::shared_ptr<std::byte> CpuBackend::allocate_state(std::size_t bytes) {
+  return allocate_pages(bytes, bytes <= kPopulateBytes, true);
+}
+
 void CpuBackend::upload(std::byte* device, const void* host, std::size_t bytes) {
   if (bytes > 0) std::memcpy(device, host, bytes);
 }

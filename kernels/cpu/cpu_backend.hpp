@@ -26,6 +26,7 @@ class CpuBackend final : public Backend {
     return tiles ? "cpu-amx-bf16" : Backend::numerics();
   }
   std::shared_ptr<std::byte> allocate(std::size_t bytes) override;
+  std::shared_ptr<std::byte> allocate_state(std::size_t bytes) override;
   void upload(std::byte* device, const void* host, std::size_t bytes) override;
   void download(void* host, const std::byte* device, std::size_t bytes) override;
   std::unique_ptr<Matrix> pack(std::span<const HostMatrix> parts) override;

@@ -15,7 +15,7 @@ namespace fulgur::kernels::cpu {
 /// Memory for weights and state: 64-byte aligned, zeroed, and when large mapped page by page at
 /// once, which on virtual machines is several times cheaper than touching it.
 /// huge: pages of 2 MiB where they fit and the kernel has them, for what is read in one long
-/// stream, as weights are; rows of activations a power of two apart would meet in few sets of the
+/// stream, as weights and state are; rows of activations a power of two apart would meet in few sets of the
 /// second-level cache, which sees physical addresses (prefill became a sixth slower).
 std::shared_ptr<std::byte> allocate_pages(std::size_t bytes, bool populate, bool huge);
 

@@ -17,7 +17,7 @@ AttentionLayer::AttentionLayer(std::uint32_t index, const model::ModelConfig& co
     pieces = limits.pages;
   }
   state_bytes_ = pieces * piece_bytes_;
-  state_ = backend_.allocate(state_bytes_);
+  state_ = backend_.allocate_state(state_bytes_);
 }
 
 void AttentionLayer::attend(MicroBatch& batch) {

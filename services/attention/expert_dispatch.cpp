@@ -13,7 +13,8 @@ constexpr double kSameSpeed = 1.25;  // slowness within this factor of 1 is nois
 constexpr double kSlow = 4.0;        // beyond it a worker is reported …
 constexpr double kSlowPenalty = 2.0;  // … and left alone more than its speed alone would say
 constexpr double kOverdue = 20.0;     // times what is usual: asking another holder costs the work twice
-constexpr Nanoseconds kProbeGapMin = 500 * kMillisecond;
+constexpr double kProbeShare = 0.01;  // of the time, at most, goes into trying a slow worker
+constexpr Nanoseconds kProbeGapMin = 20 * kMillisecond;
 constexpr Nanoseconds kProbeGapMax = 8 * kSecond;
 constexpr std::uint64_t kSplitRowsMin = 32;  // rows of an expert that are worth reading it twice
 
@@ -129,7 +130,7 @@ void ExpertDispatch::compare_workers() {
     const double pace = pace_of(worker);
     worker.slowness = median > 0 && pace > 0 ? pace / median : 1.0;
     if (worker.slowness < kSameSpeed && worker.slowness * kSameSpeed > 1) worker.slowness = 1.0;
-    if (worker.slowness <= 1.0) worker.probe_gap = 0;
+    if (worker.slowness <= 1.0) worker.probe_at = 0;
     if (worker.slowness >= kSlow) worker.slowness *= kSlowPenalty;
   }
 }
@@ -156,21 +157,22 @@ ExpertDispatch::Worker* ExpertDispatch::choose(std::uint32_t layer, std::uint32_
   return best;
 }
 
-/// A slower, idle holder whose time to be tried again has come.
+/// A slower, idle holder whose time to be tried again has come. How long that takes goes by how long
+/// the trial may take.
 ExpertDispatch::Worker* ExpertDispatch::choose_probe(
-    std::uint32_t layer, std::uint32_t expert, const std::map<std::string, std::uint64_t>& added) {
+    std::uint32_t layer, std::uint32_t expert, std::uint64_t cost,
+    const std::map<std::string, std::uint64_t>& added) {
   const Nanoseconds now = clock_.now();
   for (auto& [name, worker] : workers_) {
     if (!worker.up || worker.slowness <= 1.0 || worker.outstanding > 0 || added.contains(name))
       continue;
     if (!holds(worker, layer, expert) || worker.avoid_until > now) continue;
-    if (worker.probe_gap == 0) {
-      worker.probe_gap = kProbeGapMin;
-      worker.probe_at = now + worker.probe_gap;
-    }
-    if (now < worker.probe_at) continue;
-    worker.probe_gap = std::min(2 * worker.probe_gap, kProbeGapMax);
-    worker.probe_at = now + worker.probe_gap;
+    const double gap = std::clamp(pace_of(worker) * units(cost) / kProbeShare,
+                                  static_cast<double>(kProbeGapMin),
+                                  static_cast<double>(kProbeGapMax));
+    const bool due = worker.probe_at != 0 && now >= worker.probe_at;
+    if (due || worker.probe_at == 0) worker.probe_at = now + static_cast<Nanoseconds>(gap);
+    if (!due) continue;
     ++stats_.probes_total;
     return &worker;
   }
@@ -224,7 +226,7 @@ void ExpertDispatch::assign(const MicroBatchPtr& batch, std::uint32_t layer,
     const std::uint64_t group_cost = options_.expert_cost_rows + group.rows();
     Worker* worker = nullptr;
     // The lightest group is what a slow worker is tried with.
-    if (&group == &groups.back()) worker = choose_probe(layer, first->expert, cost);
+    if (&group == &groups.back()) worker = choose_probe(layer, first->expert, group_cost, cost);
     if (worker == nullptr) worker = choose(layer, first->expert, group_cost, cost);
     if (worker == nullptr) {
       unplaced.routes.insert(unplaced.routes.end(), first, last);

@@ -114,8 +114,7 @@ class ExpertDispatch {
     Nanoseconds avoid_until = 0;  ///< after a nack or silence: only when nobody else holds the expert
     WorkerPace pace;
     double slowness = 1;  ///< time of a unit over the median worker's, as of the last batch
-    Nanoseconds probe_at = 0;  ///< when a slower worker is tried next
-    Nanoseconds probe_gap = 0;
+    Nanoseconds probe_at = 0;  ///< when a slower worker is tried next; 0: it is none
   };
 
   /// Routes of a batch that go to one worker together: [begin, end) of them, all of one expert.
@@ -148,7 +147,7 @@ class ExpertDispatch {
   std::vector<Group> group(std::uint32_t layer, const std::vector<wire::Route>& routes) const;
   Worker* choose(std::uint32_t layer, std::uint32_t expert, std::uint64_t cost,
                  const std::map<std::string, std::uint64_t>& added);
-  Worker* choose_probe(std::uint32_t layer, std::uint32_t expert,
+  Worker* choose_probe(std::uint32_t layer, std::uint32_t expert, std::uint64_t cost,
                        const std::map<std::string, std::uint64_t>& added);
   void compare_workers();
   double pace_of(const Worker& worker) const;

@@ -5,15 +5,18 @@
 namespace fulgur::attention {
 namespace {
 
-constexpr double kKeep = 7.0 / 8;           // of what was known, at each answer
-constexpr double kKeepSurprised = 1.0 / 4;  // when two answers in a row contradict it
+constexpr double kKeep = 7.0 / 8;        // of what was known, at each answer
+constexpr double kKeepLittle = 1.0 / 4;  // when two answers in a row contradict it, or it is old
 constexpr double kSurprise = 2.0;
+constexpr Nanoseconds kOld = 100 * kMillisecond;
 
 }  // namespace
 
 void WorkerPace::answered(Nanoseconds now, double units, bool alone) {
-  const auto time = static_cast<double>(now - busy_since_);
+  auto time = static_cast<double>(now - busy_since_);
+  const bool old = alone && busy_since_ - answered_at_ > kOld;
   busy_since_ = now;
+  answered_at_ = now;
   // A worker that runs several dispatches at once answers all of them together: the later ones add
   // work and no time, and are no sign of speed. Where time stands still (a test's clock) nothing
   // can be learned.
@@ -25,7 +28,9 @@ void WorkerPace::answered(Nanoseconds now, double units, bool alone) {
     surprises_ = std::min(surprises_, 0) - 1;
   else
     surprises_ = 0;
-  const double keep = surprises_ >= 2 || surprises_ <= -2 ? kKeepSurprised : kKeep;
+  // One long answer among others is the host's doing (or a cold cache's), not the worker's pace.
+  if (surprises_ == 1) time = expected;
+  const double keep = surprises_ >= 2 || surprises_ <= -2 || old ? kKeepLittle : kKeep;
   time_ = time_ * keep + time;
   units_ = units_ * keep + units;
 }

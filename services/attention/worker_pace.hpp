@@ -29,8 +29,9 @@ class WorkerPace {
   double value(Nanoseconds now, double units_owed) const;
 
  private:
-  Nanoseconds busy_since_ = 0;  ///< since when the worker is on the oldest outstanding dispatch
-  double time_ = 0;             ///< decayed sums over answers
+  Nanoseconds busy_since_ = 0;   ///< since when the worker is on the oldest outstanding dispatch
+  Nanoseconds answered_at_ = 0;  ///< last
+  double time_ = 0;              ///< decayed sums over answers
   double units_ = 0;
   int surprises_ = 0;  ///< answers in a row twice as slow (> 0) or as fast (< 0) as expected
 };

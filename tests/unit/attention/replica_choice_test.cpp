@@ -164,10 +164,10 @@ TEST(ReplicaChoice, ASlowWorkerGetsLittleAndComesBack) {
     farm.run(10 * kSecond, lanes, 8);
     EXPECT_LE(farm.share(1), farm.share(0) / 10) << lanes;
     EXPECT_TRUE(farm.seen(1).slow);
-    EXPECT_LT(farm.seen(1).speed, 0.2);
+    EXPECT_LT(farm.seen(1).speed, 0.25);
     EXPECT_FALSE(farm.seen(0).slow);
     farm.unit_us[1] = 20;
-    farm.run(20 * kSecond, lanes, 8);  // at most 8 s between two probes
+    farm.run(20 * kSecond, lanes, 8);
     farm.run(kSecond, lanes, 8);
     EXPECT_NEAR(farm.share(1), 1.0 / 3, 0.06) << lanes;
     EXPECT_FALSE(farm.seen(1).slow);

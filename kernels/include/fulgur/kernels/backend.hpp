@@ -215,6 +215,8 @@ class Backend {
   /// its own; the backend can be used on, results and states of that call are undefined. Zeroed
   /// memory of this backend, 64-byte aligned.
   virtual std::shared_ptr<std::byte> allocate(std::size_t bytes) = 0;
+  /// The same for state slots and KV pages, which are read in long streams.
+  virtual std::shared_ptr<std::byte> allocate_state(std::size_t bytes) { return allocate(bytes); }
   virtual void upload(std::byte* device, const void* host, std::size_t bytes) = 0;
   virtual void download(void* host, const std::byte* device, std::size_t bytes) = 0;
 
