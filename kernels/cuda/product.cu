@@ -27,6 +27,7 @@
 #include "kernels/cuda/device.hpp"
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/layout.hpp"
+#include "kernels/cuda/overlap.hpp"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/staged_store.cuh"
 #include "kernels/cuda/tiles.cuh"
@@ -128,6 +129,7 @@ __global__ __cluster_dims__(S::kCluster, 1, 1)
   const Ring ring{shared_address(dynamic), barriers, barriers + S::kStages * 8};
   const Staging staging{shared_address(dynamic + Shared::kStaging), barriers + 2 * S::kStages * 8,
                         barriers + (2 * S::kStages + 1) * 8};
+  if (!p.early) wait_for_previous();
   if (threadIdx.x < 32) count_tiles(p, row_tiles, S::kMaxN, counts, starts);
   if (threadIdx.x == 32) {
     for (int s = 0; s < S::kStages; ++s) {
@@ -141,6 +143,11 @@ __global__ __cluster_dims__(S::kCluster, 1, 1)
   __syncthreads();
   if constexpr (S::kCluster > 1) cluster_sync();
   TileWalk<S> walk(starts, counts, p.groups, row_tiles);
+  // Not the first warp: its one thread that works waits after the first weights (produce()).
+  if (threadIdx.x >= 32) {
+    wait_for_previous();
+    let_next_begin();
+  }
   if (threadIdx.x < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     if (threadIdx.x == 0) produce<S>(p, ring, walk);
@@ -174,8 +181,7 @@ cudaError_t launch(const Product& p, cudaStream_t stream) {
       product_kernel<S, kStore>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (ready != cudaSuccess) return ready;
   const int blocks = multiprocessors() / S::kCluster * S::kCluster;
-  product_kernel<S, kStore><<<blocks, kThreads, kBytes, stream>>>(p);
-  return cudaGetLastError();
+  return launch_overlapped(product_kernel<S, kStore>, blocks, kThreads, kBytes, stream, p);
 }
 
 template <Store kStore>
@@ -223,6 +229,7 @@ cudaError_t expert_products(ProductCall call, int routes, const RouteGroups& gro
   p.store = Store::swiglu_tiled;
   p.out = e.tiled_inner;
   p.features = e.inner;
+  p.early = true;
   const cudaError_t status = call(p, stream);
   if (status != cudaSuccess) return status;
   p.x = e.tiled_inner;

@@ -21,6 +21,7 @@
 #include "kernels/cuda/device.hpp"
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/layout.hpp"
+#include "kernels/cuda/overlap.hpp"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tiles.cuh"
 #include "kernels/cuda/wgmma_e4m3.cuh"
@@ -201,6 +202,7 @@ __global__ __cluster_dims__(S::kCluster, 1, 1)
   const int row_tiles = p.weight_rows / (S::kTileRows * S::kCluster);
   const Ring ring{(shared_address(dynamic) + 1023U) & ~1023U, shared_address(barriers),
                   shared_address(barriers + S::kStages)};
+  if (!p.early) wait_for_previous();
   if (threadIdx.x < 32) count_tiles(p, row_tiles, S::kMaxN, counts, starts);
   if (threadIdx.x == 32) {
     for (int s = 0; s < S::kStages; ++s) {
@@ -212,6 +214,11 @@ __global__ __cluster_dims__(S::kCluster, 1, 1)
   __syncthreads();
   if constexpr (S::kCluster > 1) cluster_sync();
   TileWalk<S> walk(starts, counts, p.groups, row_tiles);
+  // Not the first warp: its one thread that works waits after the first weights (produce()).
+  if (threadIdx.x >= 32) {
+    wait_for_previous();
+    let_next_begin();
+  }
   if (threadIdx.x < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
     if (threadIdx.x == 0) produce<S>(p, ring, walk);
@@ -241,8 +248,8 @@ cudaError_t launch(const Product& p, cudaStream_t stream) {
       product_fp8_kernel<S, kStore>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
   if (ready != cudaSuccess) return ready;
   const int blocks = multiprocessors() / S::kCluster * S::kCluster;
-  product_fp8_kernel<S, kStore><<<blocks, kThreads, S::kSharedBytes, stream>>>(p);
-  return cudaGetLastError();
+  return launch_overlapped(product_fp8_kernel<S, kStore>, blocks, kThreads, S::kSharedBytes, stream,
+                           p);
 }
 
 template <int kSub, int kMaxN, int kCluster>

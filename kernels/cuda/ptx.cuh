@@ -66,6 +66,18 @@ __device__ __forceinline__ void cluster_sync() {
           : "memory");
 }
 
+// --- The kernel before and the one after (overlap.hpp) ----------------------------------------
+
+/// Waits until all earlier work of the stream has ended and what it wrote is visible. At once where
+/// the launch was an ordinary one.
+__device__ __forceinline__ void wait_for_previous() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+/// The next kernel may begin when every block has said so (any thread) or ended.
+__device__ __forceinline__ void let_next_begin() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
 // --- Copies ----------------------------------------------------------------------------------
 
 __device__ __forceinline__ std::uint64_t evict_first_policy() {

@@ -5,6 +5,7 @@
 #include "common/base/e4m3.hpp"
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/layout.hpp"
+#include "kernels/cuda/overlap.hpp"
 #include "kernels/cuda/ptx.cuh"
 
 namespace fulgur::kernels::cuda {
@@ -101,6 +102,8 @@ __global__ void quantize_weight_kernel(const T* weight, int cols, int first_row,
 template <typename T>
 __global__ void gather_kernel(const T* x, int dim, const int* source, int capacity,
                               std::byte* tiled) {
+  wait_for_previous();
+  let_next_begin();
   const int thread = static_cast<int>(threadIdx.x);
   const int row = static_cast<int>(blockIdx.x) * kAtomRows + thread / kChunks % kAtomRows;
   const int from = source[row];
@@ -154,13 +157,12 @@ cudaError_t gather_tiled_fp8(const void* x, bool x_is_f32, int dim, const RouteG
   const int blocks = groups.capacity / kAtomRows;
   auto* to = static_cast<std::byte*>(tiled);
   if (x_is_f32) {
-    gather_kernel<<<blocks, kThreads, 0, stream>>>(static_cast<const float*>(x), dim, groups.source,
-                                                   groups.capacity, to);
-  } else {
-    gather_kernel<<<blocks, kThreads, 0, stream>>>(static_cast<const __nv_bfloat16*>(x), dim,
-                                                   groups.source, groups.capacity, to);
+    return launch_overlapped(gather_kernel<float>, blocks, kThreads, 0, stream,
+                             static_cast<const float*>(x), dim, groups.source, groups.capacity, to);
   }
-  return cudaGetLastError();
+  return launch_overlapped(gather_kernel<__nv_bfloat16>, blocks, kThreads, 0, stream,
+                           static_cast<const __nv_bfloat16*>(x), dim, groups.source,
+                           groups.capacity, to);
 }
 
 }  // namespace fulgur::kernels::cuda

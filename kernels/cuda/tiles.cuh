@@ -145,54 +145,111 @@ __device__ __forceinline__ TileScales scales_of(const Product& p, const Tile& ti
           reinterpret_cast<const float*>(x + p.capacity * cols) + first};
 }
 
+/// Where a tile's operands lie.
+template <typename S>
+struct Operands {
+  const std::byte* weight;
+  const std::byte* x;
+  std::uint32_t x_bytes;  ///< of a stage
+  TileScales scales;
+};
+/// What L2 is told of pieces that nobody, or somebody, reads again.
+struct Policies {
+  std::uint64_t once;
+  std::uint64_t again;
+};
+template <typename S>
+__device__ __forceinline__ Operands<S> operands_of(const Product& p, const Tile& tile) {
+  const std::size_t strip_bytes = static_cast<std::size_t>(p.cols / S::kBlockCols) * kStripBytes;
+  const int first = (p.offsets != nullptr ? p.offsets[tile.group] : 0) + tile.first;
+  return {
+      static_cast<const std::byte*>(p.weights != nullptr ? p.weights[tile.group] : p.weight) +
+          tile.row_tile * S::kStrips * strip_bytes,
+      static_cast<const std::byte*>(p.x) + static_cast<std::size_t>(first) / kAtomRows * kAtomBytes,
+      static_cast<std::uint32_t>((tile.rows + 15) / 16 * 16 * 128), scales_of<S>(p, tile, first)};
+}
+
+/// Announces all bytes of a stage and fetches the weight's part.
+template <typename S>
+__device__ __forceinline__ void fetch_weight(const Product& p, const Ring& ring,
+                                             const Operands<S>& from, int kb, std::uint32_t stage,
+                                             const Policies& policies, bool alone) {
+  const int k_blocks = p.cols / S::kBlockCols;
+  const std::uint32_t full = ring.full + stage * 8;
+  const std::uint32_t scale_bytes = S::kScaled ? kScaleQuadBytes + from.x_bytes / 32 : 0;
+  barrier_expect(full, S::kWeightBytes + from.x_bytes + scale_bytes);
+#pragma unroll
+  for (int s = 0; s < S::kStrips; ++s) {
+    bulk_copy(ring.data + stage * S::kStageBytes + s * kStripBytes,
+              from.weight + (static_cast<std::size_t>(s) * k_blocks + kb) * kStripBytes,
+              kStripBytes, full, alone ? policies.once : policies.again);
+  }
+  if constexpr (S::kScaled) {
+    bulk_copy(stage_scales<S>(ring, stage), from.scales.weight + kb * kScaleQuadBytes,
+              kScaleQuadBytes, full, policies.again);
+  }
+}
+
+/// Fetches the activations' part of a stage.
+template <typename S>
+__device__ __forceinline__ void fetch_rows(const Product& p, const Ring& ring,
+                                           const Operands<S>& from, int kb, std::uint32_t stage,
+                                           std::uint64_t policy) {
+  const std::size_t x_stride = static_cast<std::size_t>(p.capacity) / kAtomRows * kAtomBytes;
+  const std::uint32_t full = ring.full + stage * 8;
+  const std::uint32_t to = ring.data + stage * S::kStageBytes + S::kWeightBytes;
+  if constexpr (S::kScaled) {
+    bulk_copy(stage_scales<S>(ring, stage) + kScaleQuadBytes,
+              from.scales.rows + static_cast<std::size_t>(kb) * p.capacity, from.x_bytes / 32, full,
+              policy);
+  }
+  if constexpr (S::kCluster == 1) {
+    bulk_copy(to, from.x + kb * x_stride, from.x_bytes, full, policy);
+  } else {
+    const std::uint32_t part = from.x_bytes / S::kCluster;
+    const std::uint32_t at = cluster_rank() * part;
+    bulk_copy_multicast(to + at, from.x + kb * x_stride + at, part, full, (1 << S::kCluster) - 1,
+                        policy);
+  }
+}
+
+/// Fetches the first tile's weights, as many stages as the ring holds, and returns how many.
+template <typename S>
+__device__ __forceinline__ int fetch_ahead(const Product& p, const Ring& ring, TileWalk<S> walk,
+                                           const Policies& policies) {
+  Tile tile;
+  if (!walk.next(tile)) return 0;
+  const Operands<S> from = operands_of<S>(p, tile);
+  const int stages = min(p.cols / S::kBlockCols, S::kStages);
+  for (int kb = 0; kb < stages; ++kb) {
+    fetch_weight<S>(p, ring, from, kb, kb, policies, tile.alone);
+  }
+  return stages;
+}
+
+/// One thread: fills the ring. With p.early the first round of weights is on its way before the
+/// kernel that writes the activations has ended; not of wide tiles, which take their time over the
+/// tensor cores and have no registers to spare.
 template <typename S>
 __device__ void produce(const Product& p, const Ring& ring, TileWalk<S> walk) {
-  const std::uint64_t once = evict_first_policy();
-  const std::uint64_t again = evict_normal_policy();
+  const Policies policies{evict_first_policy(), evict_normal_policy()};
   const int k_blocks = p.cols / S::kBlockCols;
-  const std::size_t x_stride = static_cast<std::size_t>(p.capacity) / kAtomRows * kAtomBytes;
+  int ahead = 0;  // stages whose weights are under way
+  if constexpr (S::kMaxN < 256) {
+    if (p.early) ahead = fetch_ahead<S>(p, ring, walk, policies);
+  }
+  wait_for_previous();
   std::uint32_t step = 0;
   Tile tile;
   while (walk.next(tile)) {
-    const auto* weight =
-        static_cast<const std::byte*>(p.weights != nullptr ? p.weights[tile.group] : p.weight);
-    weight += static_cast<std::size_t>(tile.row_tile) * S::kStrips * k_blocks * kStripBytes;
-    const int offset = p.offsets != nullptr ? p.offsets[tile.group] : 0;
-    const auto* x = static_cast<const std::byte*>(p.x) +
-                    static_cast<std::size_t>(offset + tile.first) / kAtomRows * kAtomBytes;
-    const std::uint32_t x_bytes = (tile.rows + 15) / 16 * 16 * 128;
-    [[maybe_unused]] const auto scales = scales_of<S>(p, tile, offset + tile.first);
-    const std::uint32_t scale_bytes = S::kScaled ? kScaleQuadBytes + x_bytes / 32 : 0;
+    const Operands<S> from = operands_of<S>(p, tile);
     for (int kb = 0; kb < k_blocks; ++kb, ++step) {
       const std::uint32_t stage = step % S::kStages;
-      const std::uint32_t round = step / S::kStages;
-      barrier_wait(ring.empty + stage * 8, (round & 1) ^ 1);
-      const std::uint32_t full = ring.full + stage * 8;
-      const std::uint32_t data = ring.data + stage * S::kStageBytes;
-      barrier_expect(full, S::kWeightBytes + x_bytes + scale_bytes);
-#pragma unroll
-      for (int s = 0; s < S::kStrips; ++s) {
-        bulk_copy(data + s * kStripBytes,
-                  weight + (static_cast<std::size_t>(s) * k_blocks + kb) * kStripBytes, kStripBytes,
-                  full, tile.alone ? once : again);
+      if (static_cast<int>(step) >= ahead) {
+        barrier_wait(ring.empty + stage * 8, (step / S::kStages & 1) ^ 1);
+        fetch_weight<S>(p, ring, from, kb, stage, policies, tile.alone);
       }
-      if constexpr (S::kScaled) {
-        bulk_copy(stage_scales<S>(ring, stage), scales.weight + kb * kScaleQuadBytes,
-                  kScaleQuadBytes, full, again);
-      }
-      if constexpr (S::kScaled) {
-        bulk_copy(stage_scales<S>(ring, stage) + kScaleQuadBytes,
-                  scales.rows + static_cast<std::size_t>(kb) * p.capacity, x_bytes / 32, full,
-                  again);
-      }
-      if constexpr (S::kCluster == 1) {
-        bulk_copy(data + S::kWeightBytes, x + kb * x_stride, x_bytes, full, again);
-      } else {
-        const std::uint32_t part = x_bytes / S::kCluster;
-        const std::uint32_t at = cluster_rank() * part;
-        bulk_copy_multicast(data + S::kWeightBytes + at, x + kb * x_stride + at, part, full,
-                            (1 << S::kCluster) - 1, again);
-      }
+      fetch_rows<S>(p, ring, from, kb, stage, policies.again);
     }
   }
 }
