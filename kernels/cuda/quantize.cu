@@ -100,8 +100,8 @@ __global__ void quantize_weight_kernel(const T* weight, int cols, int first_row,
   }
 }
 
-/// Block (x, y): 8 rows, and of their blocks of 128 columns every 4th from 4 y on in steps of all y;
-/// eight threads a row and block. As tile_kernel of grouping.cu.
+/// Block (x, y): 8 rows, and of their blocks of 128 columns every 4th from 4 y on in steps of all
+/// y; eight threads a row and block. As tile_kernel of grouping.cu.
 template <typename T>
 __global__ void gather_kernel(const T* x, int dim, const int* source, int capacity,
                               std::byte* tiled) {

@@ -9,8 +9,6 @@
 
 namespace fulgur::kernels::cuda {
 
-inline constexpr int kThreads = 384;
-inline constexpr int kConsumerWarps = 8;
 inline constexpr int kNarrowGroup = 8;  ///< tiles along N that share a pass over the weights
 
 struct Tile {
@@ -21,17 +19,20 @@ struct Tile {
   bool alone;  ///< no other tile reads these weights
 };
 
-/// kCluster: blocks that share the activations of a tile. kScaled: e4m3 operands, whose scales lie
-/// behind the stages: of a stage 16 bytes of the weight's (ScaleQuad of layout.hpp), then kMaxN
-/// float32 of the rows'.
-template <int kSub_, int kMaxN_, int kCluster_, bool kScaled_ = false>
+/// kSub: strips of a multiplying warpgroup, of which there are kConsumers. kCluster: blocks that
+/// share the activations of a tile. kScaled: e4m3 operands, whose scales lie behind the stages: of
+/// a stage 16 bytes of the weight's (ScaleQuad of layout.hpp), then kMaxN float32 of the rows'.
+template <int kSub_, int kMaxN_, int kCluster_, bool kScaled_ = false, int kConsumers_ = 2>
 struct Shape {
   static constexpr int kSub = kSub_;
   static constexpr int kMaxN = kMaxN_;
   static constexpr int kCluster = kCluster_;
   static constexpr bool kScaled = kScaled_;
+  static constexpr int kConsumers = kConsumers_;
+  static constexpr int kThreads = 128 * (1 + kConsumers);
+  static constexpr int kConsumerWarps = 4 * kConsumers;
   static constexpr int kBlockCols = kScaled ? kAtomCols8 : kAtomCols;  ///< columns of a stage
-  static constexpr int kStrips = 2 * kSub;
+  static constexpr int kStrips = kConsumers * kSub;
   static constexpr int kTileRows = kStrips * kStripRows;
   static constexpr int kWeightBytes = kStrips * kStripBytes;
   static constexpr int kStageBytes = kWeightBytes + kMaxN * 128;
