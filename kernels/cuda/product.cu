@@ -41,15 +41,16 @@
 namespace fulgur::kernels::cuda {
 namespace {
 
-/// Dynamic shared memory: stages, staging, counts and starts of groups, barriers. All of it is
-/// dynamic, because wide tiles leave less than 1 KiB: static memory before the stages would be
+/// Dynamic shared memory: stages, staging, counts, starts and order of groups, barriers. All of it
+/// is dynamic, because wide tiles leave less than 1 KiB: static memory before the stages would be
 /// padded to their alignment.
 template <typename S, Store kStore>
 struct SharedMemory {
   static constexpr int kStaging = S::kStages * S::kStageBytes;
   static constexpr int kCounts = kStaging + (kIsStaged<S, kStore> ? kStagingBytes : 0);
   static constexpr int kStarts = kCounts + kMaxGroups * 4;
-  static constexpr int kBarriers = kStarts + (kMaxGroups + 2) * 4;
+  static constexpr int kOrder = kStarts + (kMaxGroups + 2) * 4;
+  static constexpr int kBarriers = kOrder + kMaxGroups;
   static constexpr int kBytes = kBarriers + (2 * S::kStages + 2) * 8;
   static_assert(kBarriers % 8 == 0 && kBytes <= 227 * 1024, "a block has 227 KiB");
 };
@@ -130,13 +131,14 @@ __global__ __cluster_dims__(S::kCluster, 1, 1)
   if (shared_address(dynamic) % 1024 != 0) __trap();  // swizzles count from the address
   auto* counts = reinterpret_cast<int*>(dynamic + Shared::kCounts);
   auto* starts = reinterpret_cast<int*>(dynamic + Shared::kStarts);
+  auto* order = kOrdered<S> ? reinterpret_cast<std::uint8_t*>(dynamic + Shared::kOrder) : nullptr;
   const std::uint32_t barriers = shared_address(dynamic + Shared::kBarriers);
   const int row_tiles = p.weight_rows / (S::kTileRows * S::kCluster);
   const Ring ring{shared_address(dynamic), barriers, barriers + S::kStages * 8};
   const Staging staging{shared_address(dynamic + Shared::kStaging), barriers + 2 * S::kStages * 8,
                         barriers + (2 * S::kStages + 1) * 8};
   if (!p.early) wait_for_previous();
-  if (threadIdx.x < 32) count_tiles(p, row_tiles, S::kMaxN, counts, starts);
+  if (threadIdx.x < 32) count_tiles(p, row_tiles, S::kMaxN, counts, starts, order);
   if (threadIdx.x == 32) {
     for (int s = 0; s < S::kStages; ++s) {
       barrier_init(ring.full + s * 8, 1);
@@ -148,7 +150,7 @@ __global__ __cluster_dims__(S::kCluster, 1, 1)
   }
   __syncthreads();
   if constexpr (S::kCluster > 1) cluster_sync();
-  TileWalk<S> walk(starts, counts, p.groups, row_tiles);
+  TileWalk<S> walk(starts, counts, p.groups, row_tiles, order);
   // Not the first warp: its one thread that works waits after the first weights (produce()).
   if (threadIdx.x >= 32) {
     wait_for_previous();

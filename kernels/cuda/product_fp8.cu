@@ -232,14 +232,16 @@ __global__ __cluster_dims__(S::kCluster, 1, 1)
   extern __shared__ std::byte dynamic[];
   __shared__ alignas(8) std::uint64_t barriers[2 * S::kStages + 1];
   __shared__ int counts[kMaxGroups];
-  __shared__ int starts[kMaxGroups + 1];
+  __shared__ int starts[kMaxGroups + 2];
+  __shared__ std::uint8_t orders[kOrdered<S> ? kMaxGroups : 1];
+  std::uint8_t* order = kOrdered<S> ? orders : nullptr;
   __shared__ alignas(8) float exchange[kExchange<S, kStore>];
   const int row_tiles = p.weight_rows / (S::kTileRows * S::kCluster);
   const Ring ring{(shared_address(dynamic) + 1023U) & ~1023U, shared_address(barriers),
                   shared_address(barriers + S::kStages)};
   const std::uint32_t exchanged = shared_address(barriers + 2 * S::kStages);
   if (!p.early) wait_for_previous();
-  if (threadIdx.x < 32) count_tiles(p, row_tiles, S::kMaxN, counts, starts);
+  if (threadIdx.x < 32) count_tiles(p, row_tiles, S::kMaxN, counts, starts, order);
   if (threadIdx.x == 32) {
     for (int s = 0; s < S::kStages; ++s) {
       barrier_init(ring.full + s * 8, 1);
@@ -250,7 +252,7 @@ __global__ __cluster_dims__(S::kCluster, 1, 1)
   }
   __syncthreads();
   if constexpr (S::kCluster > 1) cluster_sync();
-  TileWalk<S> walk(starts, counts, p.groups, row_tiles);
+  TileWalk<S> walk(starts, counts, p.groups, row_tiles, order);
   // Not the first warp: its one thread that works waits after the first weights (produce()).
   if (threadIdx.x >= 32) {
     wait_for_previous();
