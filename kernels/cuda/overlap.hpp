@@ -12,8 +12,9 @@
 //   (b) when a kernel begins, all but the one kernel before it has ended and is visible: each block
 //       of that one has either passed its own wait or ended, and none ends without one.
 // By (b) a kernel may read before its wait what was written before the launch of the kernel before
-// it, if nothing rewrites it since: that is Product::early. Nothing is ever written before the
-// wait. After anything but a kernel (a copy, an event, the start of a graph) a launch waits as
+// it, if nothing rewrites it since: that is Product::early. It reads so past L1 (load_fresh(), the
+// copy engine), since the end of what wrote it is a matter of L2. Nothing is ever written before
+// the wait. After anything but a kernel (a copy, an event, the start of a graph) a launch waits as
 // always. Captured, the order becomes a programmatic edge between two kernel nodes; the rules are
 // the same.
 #pragma once

@@ -110,6 +110,12 @@ __device__ __forceinline__ void cluster_sync() {
 __device__ __forceinline__ void wait_for_previous() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 }
+/// Loads past L1, for what is read before wait_for_previous(): whether a kernel that begins early
+/// finds L1 empty is nowhere promised.
+__device__ __forceinline__ int load_fresh(const int* from) { return __ldcg(from); }
+__device__ __forceinline__ const void* load_fresh(const void* const* from) {
+  return reinterpret_cast<const void*>(__ldcg(reinterpret_cast<const unsigned long long*>(from)));
+}
 /// The next kernel may begin when every block has said so (any thread) or ended.
 __device__ __forceinline__ void let_next_begin() {
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");

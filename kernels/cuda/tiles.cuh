@@ -136,7 +136,7 @@ inline __device__ void count_tiles(const Product& p, int row_tiles, int n_max, i
   for (int part = order != nullptr ? 0 : 1; part < 2; ++part) {
     for (int base = 0; base < p.groups; base += 32) {
       const int g = base + lane;
-      const int count = g >= p.groups ? 0 : p.counts != nullptr ? p.counts[g] : p.rows;
+      const int count = g >= p.groups ? 0 : p.counts != nullptr ? load_fresh(p.counts + g) : p.rows;
       const bool is_several = count > n_max;
       const bool mine = g < p.groups && (order == nullptr || is_several == (part == 0));
       const int tiles = mine ? (count + n_max - 1) / n_max * row_tiles : 0;
@@ -178,12 +178,14 @@ struct TileScales {
   const std::byte* weight;
   const float* rows;
 };
+__device__ __forceinline__ const void* weight_of(const Product& p, const Tile& tile) {
+  return p.weights != nullptr ? load_fresh(p.weights + tile.group) : p.weight;
+}
 template <typename S>
 __device__ __forceinline__ TileScales scales_of(const Product& p, const Tile& tile, int first) {
   if constexpr (!S::kScaled) return {};
   const std::size_t cols = p.cols;
-  const auto* weight =
-      static_cast<const std::byte*>(p.weights != nullptr ? p.weights[tile.group] : p.weight);
+  const auto* weight = static_cast<const std::byte*>(weight_of(p, tile));
   const auto* x = static_cast<const std::byte*>(p.x);
   const int quad_row = tile.row_tile * S::kTileRows / kQuadRows;
   return {weight + p.weight_rows * cols + quad_row * (cols / kAtomCols8) * kScaleQuadBytes,
@@ -206,10 +208,9 @@ struct Policies {
 template <typename S>
 __device__ __forceinline__ Operands<S> operands_of(const Product& p, const Tile& tile) {
   const std::size_t strip_bytes = static_cast<std::size_t>(p.cols / S::kBlockCols) * kStripBytes;
-  const int first = (p.offsets != nullptr ? p.offsets[tile.group] : 0) + tile.first;
+  const int first = (p.offsets != nullptr ? load_fresh(p.offsets + tile.group) : 0) + tile.first;
   return {
-      static_cast<const std::byte*>(p.weights != nullptr ? p.weights[tile.group] : p.weight) +
-          tile.row_tile * S::kStrips * strip_bytes,
+      static_cast<const std::byte*>(weight_of(p, tile)) + tile.row_tile * S::kStrips * strip_bytes,
       static_cast<const std::byte*>(p.x) + static_cast<std::size_t>(first) / kAtomRows * kAtomBytes,
       static_cast<std::uint32_t>((tile.rows + 15) / 16 * 16 * 128), scales_of<S>(p, tile, first)};
 }
