@@ -11,6 +11,8 @@ cudaStream_t stream_of(void* stream) { return static_cast<cudaStream_t>(stream);
 
 extern "C" {
 
+void fg_overlap_launches(int overlap) { cuda::overlap_launches(overlap != 0); }
+
 std::int64_t fg_head_slot_bytes() { return cuda::kHeadSlotBytes; }
 std::int64_t fg_state_byte(std::int64_t d, std::int64_t e) {
   return static_cast<std::int64_t>(cuda::state_byte(d, e));

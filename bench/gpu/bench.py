@@ -105,7 +105,7 @@ def main():
         stage("fp8 experts", checks.check_experts_fp8, lib, layer, weights, report)
         if timed:
             plain = library.ExpertLayer(lib, *weights, 2, 16384)
-            stage("fp8 experts, timed", cases.fp8_cases, plain, layer, rows)
+            stage("fp8 experts, timed", cases.fp8_cases, lib, plain, layer, rows)
     table = print_table(rows, bandwidth, rate)
     failed = [name for name, passed, _ in report.rows if not passed]
     print(f"\nchecks: {len(report.rows) - len(failed)} passed, {len(failed)} failed")

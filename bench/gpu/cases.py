@@ -44,8 +44,14 @@ def experts_cases(lib, layer, weights, rows):
         flops = 2 * tokens * layer.k * 3 * layer.hidden * layer.inner
         shape = f"T={tokens}" + (" skewed" if skew else "")
         repeats = 5 if tokens > 2000 else 15
-        ms = time_graph_ms([lambda: layer.run(x, ids, out)], repeats)
-        rows.append(("experts", shape, "fulgur", ms, moved, flops))
+        run = [lambda: layer.run(x, ids, out)]
+        rows.append(("experts", shape, "fulgur", time_graph_ms(run, repeats), moved, flops))
+        if tokens <= 1024:
+            with lib.without_overlap():
+                ms = time_graph_ms(run, repeats)
+            rows.append(("experts", shape, "without overlap", ms, moved, flops))
+        if tokens <= 4 and skew == 0:
+            rows += experts_in_a_row(lib, layer, tokens, shape)
         if skew == 0:  # what surrounds the products, alone
             *_, capacity = layer.plan(ids)
             ms = time_graph_ms([lambda: layer.plan(ids)] * 10)
@@ -82,7 +88,29 @@ def experts_cases(lib, layer, weights, rows):
                 rows.append(("experts", shape, "cuBLAS loop", ms, moved, flops))
 
 
-def fp8_cases(layer, layer_fp8, rows):
+def experts_in_a_row(lib, layer, tokens, shape):
+    """Layers one after the other in one graph, each of other experts than the last ones, so that the
+    cache does not serve them: a call among others, where the start of a graph is not part of it."""
+    calls = 8
+    distinct = min(tokens * layer.k, layer.experts)
+    x = torch.randn(tokens, layer.hidden, **BF16)
+    out = torch.empty(tokens * layer.k, layer.hidden, **BF16)
+    runs = []
+    for call in range(calls):
+        ids = (torch.arange(tokens * layer.k) + call * distinct) % layer.experts
+        ids = ids.view(tokens, layer.k).cuda().to(torch.uint16)
+        runs.append(lambda ids=ids: layer.run(x, ids, out))
+    moved = (distinct * 3 * layer.hidden * layer.inner * (1 if layer.fp8 else 2)
+             + tokens * layer.hidden * 2 * (1 + layer.k))
+    flops = 2 * tokens * layer.k * 3 * layer.hidden * layer.inner
+    name = "experts fp8" if layer.fp8 else "experts"
+    rows = [(name, shape, f"{calls} in a row", time_graph_ms(runs, 15), moved, flops)]
+    with lib.without_overlap():
+        ms = time_graph_ms(runs, 15)
+    return rows + [(name, shape, f"{calls} in a row, no overlap", ms, moved, flops)]
+
+
+def fp8_cases(lib, layer, layer_fp8, rows):
     """Our bf16 and FP8 experts side by side; `fp8` in the name doubles the rate of the bound."""
     for tokens, skew in ((1, 0.0), (4, 0.0), (16, 0.0), (64, 0.0), (256, 0.0), (1024, 0.0), (256, 1.0),
                          (1024, 1.0), (4096, 0.0), (16384, 0.0)):
@@ -99,6 +127,11 @@ def fp8_cases(layer, layer_fp8, rows):
         for name, which, size in (("experts", layer, 2), ("experts fp8", layer_fp8, 1)):
             times.append(time_graph_ms([lambda w=which: w.run(x, ids, out)], repeats))
             rows.append((name, shape, "fulgur", times[-1], weights * size + around, flops))
+            if tokens <= 4 and size == 1:
+                with lib.without_overlap():
+                    ms = time_graph_ms([lambda w=which: w.run(x, ids, out)], repeats)
+                rows.append((name, shape, "without overlap", ms, weights * size + around, flops))
+                rows += experts_in_a_row(lib, which, tokens, shape)
         print(f"fp8 against bf16, {shape}: {times[0] / times[1]:.2f}x", flush=True)
 
 

@@ -233,8 +233,9 @@ def check_quantizers(lib, report):
 
 
 GROUP_SIZES = [0, 1, 2, 300, 8, 9, 15, 16, 17, 32, 33, 0, 64, 65, 96, 97, 128, 129, 200, 257, 0]
-# Rows a group that the launcher is told of: it chooses tiles by them, whatever the counts are.
-TILE_SHAPES = (("64 rows", 4), ("128 rows", 64), ("128 rows, clusters", 200))
+# Rows a group that the launcher is told of: it chooses tiles by them, whatever the counts are. 0: 16
+# rows in all.
+TILE_SHAPES = (("16 rows", 0), ("64 rows", 4), ("128 rows", 64), ("128 rows, clusters", 200))
 
 
 def place_groups(sizes):
@@ -252,7 +253,8 @@ def grouped(lib, tiled, capacity, weights, weight_rows, cols, groups, mean, feat
             out_rows=None, fp8=True):
     counts, offsets = groups
     table = torch.tensor([w.data_ptr() for w in weights], dtype=torch.int64, device="cuda")
-    lib.call("fg_product", int(fp8), tiled, capacity, mean * len(weights), cols, table, weight_rows,
+    lib.call("fg_product", int(fp8), tiled, capacity, max(16, mean * len(weights)), cols,
+             table, weight_rows,
              counts, offsets, len(weights), features, store, out, out_rows)
 
 

@@ -2,6 +2,7 @@
 
 Every function checks the status a launch returns; shapes are those of kernels/cuda/launch.hpp.
 """
+import contextlib
 import ctypes
 import os
 import struct
@@ -40,6 +41,15 @@ class Library:
         status = getattr(self.lib, name)(*raw)
         if status != 0:
             raise RuntimeError(f"{name}: CUDA error {status}")
+
+    @contextlib.contextmanager
+    def without_overlap(self):
+        """Launches, or captures, that each wait for the end of the one before."""
+        self.lib.fg_overlap_launches(0)
+        try:
+            yield
+        finally:
+            self.lib.fg_overlap_launches(1)
 
     # --- weights and products ---
 

@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/layout.hpp"
+#include "kernels/cuda/overlap.hpp"
 #include "kernels/cuda/ptx.cuh"
 
 namespace fulgur::kernels::cuda {
@@ -81,6 +82,8 @@ __global__ void __launch_bounds__(kPlanThreads)
     __syncthreads();
   };
   clear();
+  wait_for_previous();
+  let_next_begin();
   if constexpr (!kAlone) {
     count_routes(experts, min(warp * range, routes), min((warp + 1) * range, routes), g.groups,
                  own);
@@ -177,6 +180,8 @@ __device__ uint4 load8(const __nv_bfloat16* x) { return *reinterpret_cast<const 
 template <typename T>
 __global__ void tile_kernel(const T* x, int rows, int dim, const int* source, int capacity,
                             std::byte* tiled) {
+  wait_for_previous();
+  let_next_begin();
   const int row = static_cast<int>(blockIdx.x) * kAtomRows + static_cast<int>(threadIdx.x) / 8 % 8;
   const int from = source != nullptr ? source[row] : row < rows ? row : -1;
   if (from < 0) return;
@@ -199,13 +204,11 @@ cudaError_t tile(const void* x, bool x_is_f32, int rows, int blocks, int dim, co
   const int parts = std::clamp(kEnough / std::max(blocks, 1), 1, (dim / kAtomCols + 3) / 4);
   const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(parts));
   if (x_is_f32) {
-    tile_kernel<<<grid, 256, 0, stream>>>(static_cast<const float*>(x), rows, dim, source, capacity,
-                                          to);
-  } else {
-    tile_kernel<<<grid, 256, 0, stream>>>(static_cast<const __nv_bfloat16*>(x), rows, dim, source,
-                                          capacity, to);
+    return launch_overlapped(tile_kernel<float>, grid, 256, 0, stream, static_cast<const float*>(x),
+                             rows, dim, source, capacity, to);
   }
-  return cudaGetLastError();
+  return launch_overlapped(tile_kernel<__nv_bfloat16>, grid, 256, 0, stream,
+                           static_cast<const __nv_bfloat16*>(x), rows, dim, source, capacity, to);
 }
 
 /// Rows of expert outputs, one after the other or each at a place of its own.
@@ -226,6 +229,8 @@ struct Scattered {
 template <class Rows>
 __global__ void combine_kernel(const float* y, int tokens, int dim, int k, const float* weights,
                                Rows outputs, float alpha, float beta, float* out) {
+  wait_for_previous();
+  let_next_begin();
   const std::size_t index = blockIdx.x * std::size_t{blockDim.x} + threadIdx.x;
   const int chunks = dim / 4;
   if (index >= static_cast<std::size_t>(tokens) * chunks) return;
@@ -253,12 +258,13 @@ cudaError_t start_combine(const float* y, int tokens, int dim, int k, const floa
   if (dim % 4 != 0) return cudaErrorInvalidValue;
   if (tokens == 0) return cudaSuccess;
   const std::size_t threads = static_cast<std::size_t>(tokens) * (dim / 4);
-  combine_kernel<<<static_cast<unsigned>((threads + 255) / 256), 256, 0, stream>>>(
-      y, tokens, dim, k, weights, outputs, alpha, beta, out);
-  return cudaGetLastError();
+  return launch_overlapped(combine_kernel<Rows>, static_cast<unsigned>((threads + 255) / 256), 256,
+                           0, stream, y, tokens, dim, k, weights, outputs, alpha, beta, out);
 }
 
 }  // namespace
+
+void overlap_launches(bool overlap) { launches_overlap = overlap; }
 
 cudaError_t pack_weight(const void* weight, int rows, int cols, int first_row, int interleave,
                         void* packed, cudaStream_t stream) {
@@ -275,13 +281,13 @@ cudaError_t plan_groups(const std::uint16_t* experts, int tokens, int k, const R
   if (groups.groups < 1 || groups.groups > kMaxGroups) return cudaErrorInvalidValue;
   const int routes = tokens * k;
   if (routes <= kPlanAlone) {
-    plan_kernel<true><<<1, kPlanThreads, 0, stream>>>(experts, routes, k, routes, groups);
-    return cudaGetLastError();
+    return launch_overlapped(plan_kernel<true>, 1, kPlanThreads, 0, stream, experts, routes, k,
+                             routes, groups);
   }
   const int range = (routes + kPlanThreads - 1) / kPlanThreads * 32;  // a warp's
   const int blocks = (routes + range - 1) / range;
-  plan_kernel<false><<<blocks, kPlanThreads, 0, stream>>>(experts, routes, k, range, groups);
-  return cudaGetLastError();
+  return launch_overlapped(plan_kernel<false>, blocks, kPlanThreads, 0, stream, experts, routes, k,
+                           range, groups);
 }
 
 cudaError_t gather_tiled(const void* x, bool x_is_f32, int dim, const RouteGroups& groups,

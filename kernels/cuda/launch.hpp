@@ -14,6 +14,11 @@
 
 namespace fulgur::kernels::cuda {
 
+/// Whether kernels may begin while the one before them still runs (overlap.hpp): at first true, the
+/// whole process. For benches and tests, which compare both; a captured graph keeps what it was
+/// captured with.
+void overlap_launches(bool overlap);
+
 // --- Weights ---------------------------------------------------------------------------------
 
 /// Rows of a packed weight: a multiple of this, padded with zeros.
@@ -81,6 +86,9 @@ struct Product {
   void* out;
   const int* out_rows;  ///< [capacity] output row of a tiled row; null: the same
   int features;         ///< columns of out, at most weight_rows; even for bf16
+  /// The kernel launched before this one writes none of weights, weight (nor what they point to),
+  /// counts and offsets: they may be read while it still runs (overlap.hpp).
+  bool early;
 };
 cudaError_t product(const Product& product, cudaStream_t stream);
 
@@ -97,7 +105,8 @@ struct Experts {
 cudaError_t experts(const void* x, bool x_is_f32, int routes, const RouteGroups& groups,
                     const Experts& experts, void* out, cudaStream_t stream);
 
-/// The two products of experts() after its gather, by product() or product_fp8().
+/// The two products of experts(), by product() or product_fp8(), right after its gather: the plan
+/// was written before that (Product::early).
 using ProductCall = cudaError_t (*)(const Product&, cudaStream_t);
 cudaError_t expert_products(ProductCall call, int routes, const RouteGroups& groups,
                             const Experts& experts, void* out, cudaStream_t stream);

@@ -16,6 +16,11 @@
 // kSub strips of 64 weight rows each. Persistent grid; tiles of a group run neighbours in N first,
 // so that weights re-read for another N come from L2.
 //
+// A call of at most 16 rows has few tiles, and the last of them run on few multiprocessors, each of
+// which can take some 80 GB/s. Its tiles are one strip, with one warpgroup that multiplies: two of
+// M1's experts are 576 tiles of gate and up (4.4 a multiprocessor, the last on 48) and 192 of down,
+// where tiles of two strips were 288 (the last on 24) and 96.
+//
 // Stores. From the fragments (tiles.cuh), those of wide tiles through shared memory
 // (staged_store.cuh).
 //
@@ -27,6 +32,7 @@
 #include "kernels/cuda/device.hpp"
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/layout.hpp"
+#include "kernels/cuda/overlap.hpp"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/staged_store.cuh"
 #include "kernels/cuda/tiles.cuh"
@@ -35,15 +41,16 @@
 namespace fulgur::kernels::cuda {
 namespace {
 
-/// Dynamic shared memory: stages, staging, counts and starts of groups, barriers. All of it is
-/// dynamic, because wide tiles leave less than 1 KiB: static memory before the stages would be
+/// Dynamic shared memory: stages, staging, counts, starts and order of groups, barriers. All of it
+/// is dynamic, because wide tiles leave less than 1 KiB: static memory before the stages would be
 /// padded to their alignment.
 template <typename S, Store kStore>
 struct SharedMemory {
   static constexpr int kStaging = S::kStages * S::kStageBytes;
   static constexpr int kCounts = kStaging + (kIsStaged<S, kStore> ? kStagingBytes : 0);
   static constexpr int kStarts = kCounts + kMaxGroups * 4;
-  static constexpr int kBarriers = kStarts + (kMaxGroups + 2) * 4;
+  static constexpr int kOrder = kStarts + (kMaxGroups + 2) * 4;
+  static constexpr int kBarriers = kOrder + kMaxGroups;
   static constexpr int kBytes = kBarriers + (2 * S::kStages + 2) * 8;
   static_assert(kBarriers % 8 == 0 && kBytes <= 227 * 1024, "a block has 227 KiB");
 };
@@ -96,7 +103,8 @@ __device__ __forceinline__ void consume_tile(const Product& p, const Ring& ring,
   } else {
 #pragma unroll
     for (int s = 0; s < kSub; ++s) {
-      store_strip<kStore, kN>(p, tile, (tile.row_tile * 2 + consumer) * kSub + s, acc[s]);
+      store_strip<kStore, kN>(p, tile, (tile.row_tile * S::kConsumers + consumer) * kSub + s,
+                              acc[s]);
     }
   }
 }
@@ -117,42 +125,51 @@ __device__ __forceinline__ void consume_narrowest(const Product& p, const Ring& 
 
 template <typename S, Store kStore>
 __global__ __cluster_dims__(S::kCluster, 1, 1)
-    __launch_bounds__(kThreads, 1) void product_kernel(const __grid_constant__ Product p) {
+    __launch_bounds__(S::kThreads, 1) void product_kernel(const __grid_constant__ Product p) {
   using Shared = SharedMemory<S, kStore>;
   extern __shared__ __align__(1024) std::byte dynamic[];
   if (shared_address(dynamic) % 1024 != 0) __trap();  // swizzles count from the address
   auto* counts = reinterpret_cast<int*>(dynamic + Shared::kCounts);
   auto* starts = reinterpret_cast<int*>(dynamic + Shared::kStarts);
+  auto* order = kOrdered<S> ? reinterpret_cast<std::uint8_t*>(dynamic + Shared::kOrder) : nullptr;
   const std::uint32_t barriers = shared_address(dynamic + Shared::kBarriers);
   const int row_tiles = p.weight_rows / (S::kTileRows * S::kCluster);
   const Ring ring{shared_address(dynamic), barriers, barriers + S::kStages * 8};
   const Staging staging{shared_address(dynamic + Shared::kStaging), barriers + 2 * S::kStages * 8,
                         barriers + (2 * S::kStages + 1) * 8};
-  if (threadIdx.x < 32) count_tiles(p, row_tiles, S::kMaxN, counts, starts);
+  if (!p.early) wait_for_previous();
+  if (threadIdx.x < 32) count_tiles(p, row_tiles, S::kMaxN, counts, starts, order);
   if (threadIdx.x == 32) {
     for (int s = 0; s < S::kStages; ++s) {
       barrier_init(ring.full + s * 8, 1);
-      barrier_init(ring.empty + s * 8, kConsumerWarps * S::kCluster);
+      barrier_init(ring.empty + s * 8, S::kConsumerWarps * S::kCluster);
     }
-    barrier_init(staging.full, kConsumerWarps);
+    barrier_init(staging.full, S::kConsumerWarps);
     barrier_init(staging.free, 1);
     barrier_init_fence();
   }
   __syncthreads();
   if constexpr (S::kCluster > 1) cluster_sync();
-  TileWalk<S> walk(starts, counts, p.groups, row_tiles);
+  TileWalk<S> walk(starts, counts, p.groups, row_tiles, order);
+  // Not the first warp: its one thread that works waits after the first weights (produce()).
+  if (threadIdx.x >= 32) {
+    wait_for_previous();
+    let_next_begin();
+  }
   if (threadIdx.x < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
+    if constexpr (S::kConsumers > 1) asm volatile("setmaxnreg.dec.sync.aligned.u32 56;");
     if (threadIdx.x == 0) produce<S>(p, ring, walk);
     if constexpr (kIsSent<S, kStore>) {
       if (threadIdx.x == 32) send_tiles<S>(p, staging, walk);
     }
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
+    if constexpr (S::kConsumers > 1) asm volatile("setmaxnreg.inc.sync.aligned.u32 224;");
     std::uint32_t step = 0;
     Tile tile;
     for (std::uint32_t tiles = 0; walk.next(tile); ++tiles) {
-      if constexpr (S::kMaxN == 64) {
+      if constexpr (S::kMaxN == 16) {
+        consume_narrowest<S, kStore, 16>(p, ring, staging, tile, tiles, step);
+      } else if constexpr (S::kMaxN == 64) {
         consume_narrowest<S, kStore, 16, 32, 64>(p, ring, staging, tile, tiles, step);
       } else if constexpr (S::kMaxN == 128) {
         consume_narrowest<S, kStore, 16, 32, 64, 96, 128>(p, ring, staging, tile, tiles, step);
@@ -174,8 +191,7 @@ cudaError_t launch(const Product& p, cudaStream_t stream) {
       product_kernel<S, kStore>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (ready != cudaSuccess) return ready;
   const int blocks = multiprocessors() / S::kCluster * S::kCluster;
-  product_kernel<S, kStore><<<blocks, kThreads, kBytes, stream>>>(p);
-  return cudaGetLastError();
+  return launch_overlapped(product_kernel<S, kStore>, blocks, S::kThreads, kBytes, stream, p);
 }
 
 template <Store kStore>
@@ -183,6 +199,7 @@ cudaError_t launch_by_rows(const Product& p, cudaStream_t stream) {
   // Few rows a group: small tiles spread best over the multiprocessors. Up to 128: tall tiles, so
   // that activations cost little L2 traffic. More: wide tiles keep the tensor cores busy.
   const int mean = p.counts != nullptr ? p.rows / p.groups : p.rows;
+  if (p.rows <= 16) return launch<Shape<1, 16, 1, false, 1>, kStore>(p, stream);
   if (mean <= 8) return launch<Shape<1, 64, 1>, kStore>(p, stream);
   if (mean <= 128) return launch<Shape<2, 128, 1>, kStore>(p, stream);
   return launch<Shape<1, 256, 2>, kStore>(p, stream);
@@ -223,6 +240,7 @@ cudaError_t expert_products(ProductCall call, int routes, const RouteGroups& gro
   p.store = Store::swiglu_tiled;
   p.out = e.tiled_inner;
   p.features = e.inner;
+  p.early = true;
   const cudaError_t status = call(p, stream);
   if (status != cudaSuccess) return status;
   p.x = e.tiled_inner;

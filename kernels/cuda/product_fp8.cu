@@ -12,6 +12,10 @@
 // activations' scales: the warps exchange their largest magnitudes and store the quantised block,
 // which is the tiled operand of the down product.
 //
+// At most 16 rows: one warpgroup multiplies, in tiles of one strip (product.cu says why). SwiGLU's
+// 256 packed rows are then two blocks of a cluster, two strips each, and the warps of both exchange
+// magnitudes: two of M1's experts are 144 tiles, of which 132 multiprocessors ran 12 alone.
+//
 // Registers. The sums of a stage and those of the tile both live in them, so a tile is at most 128
 // wide; two strips of 64 rows share one set of stage sums where it is wide, and while one warpgroup
 // adds, the other multiplies.
@@ -21,6 +25,7 @@
 #include "kernels/cuda/device.hpp"
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/layout.hpp"
+#include "kernels/cuda/overlap.hpp"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/tiles.cuh"
 #include "kernels/cuda/wgmma_e4m3.cuh"
@@ -28,9 +33,22 @@
 namespace fulgur::kernels::cuda {
 namespace {
 
-/// Floats of the buffer in which the warps of a tile exchange magnitudes: [2 tiles][warps][rows].
+/// Warps that hold the 256 packed rows of a block of SwiGLU's scales, and the blocks they are in.
+constexpr int kBlockWarps = 8;
+template <typename S>
+constexpr int kBlockParts = 256 / S::kTileRows;
+
+/// Floats of the buffer in which these warps exchange magnitudes: [2 tiles][warps][rows].
 template <typename S, Store kStore>
-constexpr int kExchange = kStore == Store::swiglu_tiled ? 2 * kConsumerWarps* S::kMaxN : 2;
+constexpr int kExchange = kStore == Store::swiglu_tiled ? 2 * kBlockWarps* S::kMaxN : 2;
+
+/// One tile's half of that buffer. In a cluster: the barrier that completes its phase of `parity`
+/// when every warp's magnitudes are in both blocks.
+struct Exchange {
+  float* tops;
+  std::uint32_t barrier;
+  std::uint32_t parity;
+};
 
 /// Keeps the compiler from using results of wgmma before the wait for them.
 template <int kCount>
@@ -57,12 +75,17 @@ __device__ __forceinline__ void promote(const float (&part)[kN / 2], float2 weig
 
 /// silu(gate) * up of the tile's 128 features, quantised, as the tiled operand of the next product.
 /// acc: both strips of the warpgroup, overwritten: acc[s][4 j + i] is then feature 2 quad + s of
-/// row 8 j + pair + i. exchange: this tile's half of the buffer.
-template <int kMaxN, int kN>
+/// row 8 j + pair + i.
+template <typename S, int kN>
 __device__ __forceinline__ void store_swiglu(const Product& p, const Tile& tile,
-                                             float (&acc)[2][kN / 2], float* exchange) {
+                                             float (&acc)[2][kN / 2], const Exchange& exchange) {
+  static_assert(kBlockParts<S> * S::kConsumerWarps == kBlockWarps);
+  static_assert(kBlockParts<S> == 1 || kBlockParts<S> == S::kCluster);
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int warp = static_cast<int>(threadIdx.x) / 32 - 4;
+  // Among the block's of scales, whose number is scale_block.
+  const int scale_block = tile.row_tile / kBlockParts<S>;
+  const int warp =
+      static_cast<int>(threadIdx.x) / 32 - 4 + tile.row_tile % kBlockParts<S> * S::kConsumerWarps;
   const int quad = lane / 4;
   const int pair = lane % 4 * 2;
 #pragma unroll
@@ -81,25 +104,38 @@ __device__ __forceinline__ void store_swiglu(const Product& p, const Tile& tile,
       }
     }
     if (quad == 0) {
-      *reinterpret_cast<float2*>(exchange + warp * kMaxN + j * 8 + pair) =
-          make_float2(top[0], top[1]);
+      float* mine = exchange.tops + warp * S::kMaxN + j * 8 + pair;
+      if constexpr (kBlockParts<S> == 1) {
+        *reinterpret_cast<float2*>(mine) = make_float2(top[0], top[1]);
+      } else {
+#pragma unroll
+        for (int rank = 0; rank < kBlockParts<S>; ++rank) {
+          store_pair_at(shared_address(mine), rank, make_float2(top[0], top[1]));
+        }
+      }
     }
   }
-  consumer_sync();
+  if constexpr (kBlockParts<S> == 1) {
+    consumer_sync();
+  } else {
+    __syncwarp();  // the warp's magnitudes are written, and those of the last tile read
+    if (lane < kBlockParts<S>) barrier_publish_at(exchange.barrier, lane);
+    barrier_wait_cluster(exchange.barrier, exchange.parity);
+  }
   const int first = (p.offsets != nullptr ? p.offsets[tile.group] : 0) + tile.first;
-  const int feature = tile.row_tile * 128 + warp * 16 + lane % 4 * 4;
+  const int feature = scale_block * 128 + warp * 16 + lane % 4 * 4;
   auto* out = static_cast<std::byte*>(p.out);
   std::byte* codes = out + tiled8_byte(first + quad, feature, p.capacity);
-  auto* scales = reinterpret_cast<float*>(
-      out + tiled8_scale_byte(first, tile.row_tile, p.features, p.capacity));
+  auto* scales =
+      reinterpret_cast<float*>(out + tiled8_scale_byte(first, scale_block, p.features, p.capacity));
 #pragma unroll
   for (int j = 0; j < kN / 8; ++j) {
     if (j * 8 >= tile.rows) break;
     const int t = j * 8 + pair;
     float2 top = make_float2(0, 0);
 #pragma unroll
-    for (int w = 0; w < kConsumerWarps; ++w) {
-      const float2 other = *reinterpret_cast<const float2*>(exchange + w * kMaxN + t);
+    for (int w = 0; w < kBlockWarps; ++w) {
+      const float2 other = *reinterpret_cast<const float2*>(exchange.tops + w * S::kMaxN + t);
       top = make_float2(fmaxf(top.x, other.x), fmaxf(top.y, other.y));
     }
     const E4m3Scale a = e4m3_scale(top.x), b = e4m3_scale(top.y);
@@ -121,12 +157,12 @@ __device__ __forceinline__ void store_swiglu(const Product& p, const Tile& tile,
 /// One tile: multiplies all stages of K, then stores. `step` counts stages over all tiles.
 template <typename S, Store kStore, int kN>
 __device__ __forceinline__ void consume_tile(const Product& p, const Ring& ring, const Tile& tile,
-                                             std::uint32_t& step, float* exchange) {
+                                             std::uint32_t& step, const Exchange& exchange) {
   constexpr int kSub = S::kSub;
   // Strips multiplied before the first sum is taken: both, where the registers hold their sums.
   constexpr int kParts = kSub * kN <= 128 ? kSub : 1;
   const int consumer = static_cast<int>(threadIdx.x) / 128 - 1;
-  const int first_strip = (tile.row_tile * 2 + consumer) * kSub;
+  const int first_strip = (tile.row_tile * S::kConsumers + consumer) * kSub;
   const std::uint32_t half = first_strip / 2 % 2 * 8;  // of the quad of scales
   const int k_blocks = p.cols / S::kBlockCols;
   float acc[kSub][kN / 2];
@@ -169,7 +205,7 @@ __device__ __forceinline__ void consume_tile(const Product& p, const Ring& ring,
     release<S>(ring, step);
   }
   if constexpr (kStore == Store::swiglu_tiled) {
-    store_swiglu<S::kMaxN, kN>(p, tile, acc, exchange);
+    store_swiglu<S, kN>(p, tile, acc, exchange);
   } else {
 #pragma unroll
     for (int s = 0; s < kSub; ++s) store_strip<kStore, kN>(p, tile, first_strip + s, acc[s]);
@@ -180,7 +216,7 @@ __device__ __forceinline__ void consume_tile(const Product& p, const Ring& ring,
 template <typename S, Store kStore, int kN, int... kWider>
 __device__ __forceinline__ void consume_narrowest(const Product& p, const Ring& ring,
                                                   const Tile& tile, std::uint32_t& step,
-                                                  float* exchange) {
+                                                  const Exchange& exchange) {
   if constexpr (sizeof...(kWider) == 0) {
     consume_tile<S, kStore, kN>(p, ring, tile, step, exchange);
   } else if (tile.rows <= kN) {
@@ -192,38 +228,50 @@ __device__ __forceinline__ void consume_narrowest(const Product& p, const Ring& 
 
 template <typename S, Store kStore>
 __global__ __cluster_dims__(S::kCluster, 1, 1)
-    __launch_bounds__(kThreads, 1) void product_fp8_kernel(const __grid_constant__ Product p) {
+    __launch_bounds__(S::kThreads, 1) void product_fp8_kernel(const __grid_constant__ Product p) {
   extern __shared__ std::byte dynamic[];
-  __shared__ alignas(8) std::uint64_t barriers[2 * S::kStages];
+  __shared__ alignas(8) std::uint64_t barriers[2 * S::kStages + 1];
   __shared__ int counts[kMaxGroups];
-  __shared__ int starts[kMaxGroups + 1];
+  __shared__ int starts[kMaxGroups + 2];
+  __shared__ std::uint8_t orders[kOrdered<S> ? kMaxGroups : 1];
+  std::uint8_t* order = kOrdered<S> ? orders : nullptr;
   __shared__ alignas(8) float exchange[kExchange<S, kStore>];
   const int row_tiles = p.weight_rows / (S::kTileRows * S::kCluster);
   const Ring ring{(shared_address(dynamic) + 1023U) & ~1023U, shared_address(barriers),
                   shared_address(barriers + S::kStages)};
-  if (threadIdx.x < 32) count_tiles(p, row_tiles, S::kMaxN, counts, starts);
+  const std::uint32_t exchanged = shared_address(barriers + 2 * S::kStages);
+  if (!p.early) wait_for_previous();
+  if (threadIdx.x < 32) count_tiles(p, row_tiles, S::kMaxN, counts, starts, order);
   if (threadIdx.x == 32) {
     for (int s = 0; s < S::kStages; ++s) {
       barrier_init(ring.full + s * 8, 1);
-      barrier_init(ring.empty + s * 8, kConsumerWarps * S::kCluster);
+      barrier_init(ring.empty + s * 8, S::kConsumerWarps * S::kCluster);
     }
+    barrier_init(exchanged, kBlockWarps);
     barrier_init_fence();
   }
   __syncthreads();
   if constexpr (S::kCluster > 1) cluster_sync();
-  TileWalk<S> walk(starts, counts, p.groups, row_tiles);
+  TileWalk<S> walk(starts, counts, p.groups, row_tiles, order);
+  // Not the first warp: its one thread that works waits after the first weights (produce()).
+  if (threadIdx.x >= 32) {
+    wait_for_previous();
+    let_next_begin();
+  }
   if (threadIdx.x < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
+    if constexpr (S::kConsumers > 1) asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
     if (threadIdx.x == 0) produce<S>(p, ring, walk);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 216;");
+    if constexpr (S::kConsumers > 1) asm volatile("setmaxnreg.inc.sync.aligned.u32 216;");
     std::uint32_t step = 0;
     Tile tile;
     // Two halves in turn: who writes magnitudes of a tile has passed the barrier of the last one,
     // which the others reached after reading those of the one before.
-    for (int tiles = 0; walk.next(tile); ++tiles) {
-      float* mine = exchange + tiles % 2 * (kExchange<S, kStore> / 2);
-      if constexpr (S::kMaxN == 64) {
+    for (std::uint32_t tiles = 0; walk.next(tile); ++tiles) {
+      const Exchange mine{exchange + tiles % 2 * (kExchange<S, kStore> / 2), exchanged, tiles & 1};
+      if constexpr (S::kMaxN == 16) {
+        consume_narrowest<S, kStore, 16>(p, ring, tile, step, mine);
+      } else if constexpr (S::kMaxN == 64) {
         consume_narrowest<S, kStore, 16, 32, 64>(p, ring, tile, step, mine);
       } else {
         consume_narrowest<S, kStore, 16, 32, 64, 96, 128>(p, ring, tile, step, mine);
@@ -241,16 +289,23 @@ cudaError_t launch(const Product& p, cudaStream_t stream) {
       product_fp8_kernel<S, kStore>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
   if (ready != cudaSuccess) return ready;
   const int blocks = multiprocessors() / S::kCluster * S::kCluster;
-  product_fp8_kernel<S, kStore><<<blocks, kThreads, S::kSharedBytes, stream>>>(p);
-  return cudaGetLastError();
+  return launch_overlapped(product_fp8_kernel<S, kStore>, blocks, S::kThreads, S::kSharedBytes,
+                           stream, p);
 }
 
-template <int kSub, int kMaxN, int kCluster>
-using Scaled = Shape<kSub, kMaxN, kCluster, true>;
+template <int kSub, int kMaxN, int kCluster, int kConsumers = 2>
+using Scaled = Shape<kSub, kMaxN, kCluster, true, kConsumers>;
 
 template <Store kStore>
 cudaError_t launch_by_rows(const Product& p, cudaStream_t stream) {
   const int mean = p.counts != nullptr ? p.rows / p.groups : p.rows;
+  if (p.rows <= 16) {
+    if constexpr (kStore == Store::swiglu_tiled) {
+      return launch<Scaled<2, 16, 2, 1>, kStore>(p, stream);
+    } else {
+      return launch<Scaled<1, 16, 1, 1>, kStore>(p, stream);
+    }
+  }
   if (mean <= 8) {
     // Small tiles spread best over the multiprocessors, but SwiGLU needs 256 rows of weights.
     constexpr int kSub = kStore == Store::swiglu_tiled ? 2 : 1;

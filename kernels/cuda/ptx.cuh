@@ -28,6 +28,21 @@ __device__ __forceinline__ void barrier_expect(std::uint32_t barrier, std::uint3
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
 }
+/// Waits until the phase of this parity has completed, and for what other blocks of the cluster
+/// wrote before their barrier_publish_at().
+__device__ __forceinline__ void barrier_wait_cluster(std::uint32_t barrier, std::uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra finished;\n"
+      "bra again;\n"
+      "finished:\n"
+      "}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
 /// Waits until the phase of this parity has completed.
 __device__ __forceinline__ void barrier_wait(std::uint32_t barrier, std::uint32_t parity) {
   asm volatile(
@@ -54,6 +69,28 @@ __device__ __forceinline__ void barrier_arrive_at(std::uint32_t barrier, std::ui
       "r"(rank)
       : "memory");
 }
+/// The same, with what this thread wrote and saw before.
+__device__ __forceinline__ void barrier_publish_at(std::uint32_t barrier, std::uint32_t rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+      "}" ::"r"(barrier),
+      "r"(rank)
+      : "memory");
+}
+/// Two floats to the same place of block `rank` of the cluster, 8-byte aligned.
+__device__ __forceinline__ void store_pair_at(std::uint32_t address, std::uint32_t rank, float2 v) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "st.shared::cluster.v2.f32 [there], {%2, %3};\n"
+      "}" ::"r"(address),
+      "r"(rank), "f"(v.x), "f"(v.y)
+      : "memory");
+}
 __device__ __forceinline__ std::uint32_t cluster_rank() {
   std::uint32_t rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
@@ -64,6 +101,24 @@ __device__ __forceinline__ void cluster_sync() {
       "barrier.cluster.arrive.release.aligned;\n"
       "barrier.cluster.wait.acquire.aligned;" ::
           : "memory");
+}
+
+// --- The kernel before and the one after (overlap.hpp) ----------------------------------------
+
+/// Waits until all earlier work of the stream has ended and what it wrote is visible. At once where
+/// the launch was an ordinary one.
+__device__ __forceinline__ void wait_for_previous() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+/// Loads past L1, for what is read before wait_for_previous(): whether a kernel that begins early
+/// finds L1 empty is nowhere promised.
+__device__ __forceinline__ int load_fresh(const int* from) { return __ldcg(from); }
+__device__ __forceinline__ const void* load_fresh(const void* const* from) {
+  return reinterpret_cast<const void*>(__ldcg(reinterpret_cast<const unsigned long long*>(from)));
+}
+/// The next kernel may begin when every block has said so (any thread) or ended.
+__device__ __forceinline__ void let_next_begin() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 }
 
 // --- Copies ----------------------------------------------------------------------------------

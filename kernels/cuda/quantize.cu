@@ -2,9 +2,12 @@
 // activation rows in blocks of 128 columns while they are gathered.
 #include <cuda_runtime.h>
 
+#include <algorithm>
+
 #include "common/base/e4m3.hpp"
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/layout.hpp"
+#include "kernels/cuda/overlap.hpp"
 #include "kernels/cuda/ptx.cuh"
 
 namespace fulgur::kernels::cuda {
@@ -97,18 +100,23 @@ __global__ void quantize_weight_kernel(const T* weight, int cols, int first_row,
   }
 }
 
-/// Block: 8 rows; eight threads a row and 128 columns. As tile_kernel of grouping.cu.
+/// Block (x, y): 8 rows, and of their blocks of 128 columns every 4th from 4 y on in steps of all
+/// y; eight threads a row and block. As tile_kernel of grouping.cu.
 template <typename T>
 __global__ void gather_kernel(const T* x, int dim, const int* source, int capacity,
                               std::byte* tiled) {
+  wait_for_previous();
+  let_next_begin();
   const int thread = static_cast<int>(threadIdx.x);
   const int row = static_cast<int>(blockIdx.x) * kAtomRows + thread / kChunks % kAtomRows;
   const int from = source[row];
   if (from < 0) return;
   const unsigned together = 0xffU << (thread % 32 / kChunks * kChunks);
   const int chunk = thread % kChunks;
-  constexpr int kStep = kThreads / (kAtomRows * kChunks);
-  for (int block = thread / (kAtomRows * kChunks); block < dim / kE4m3Block; block += kStep) {
+  constexpr int kTogether = kThreads / (kAtomRows * kChunks);
+  const int first = static_cast<int>(blockIdx.y) * kTogether + thread / (kAtomRows * kChunks);
+  const int apart = static_cast<int>(gridDim.y) * kTogether;
+  for (int block = first; block < dim / kE4m3Block; block += apart) {
     const int col = block * kE4m3Block + chunk * kChunk;
     float values[kChunk];
     load_chunk(x + static_cast<std::size_t>(from) * dim + col, values);
@@ -152,15 +160,18 @@ cudaError_t gather_tiled_fp8(const void* x, bool x_is_f32, int dim, const RouteG
                              void* tiled, cudaStream_t stream) {
   if (dim % kE4m3Block != 0 || groups.capacity % kAtomRows != 0) return cudaErrorInvalidValue;
   const int blocks = groups.capacity / kAtomRows;
+  // Few rows are cut along the columns, or their loads would wait for each other.
+  constexpr int kEnough = 512;
+  const int parts = std::clamp(kEnough / std::max(blocks, 1), 1, (dim / kE4m3Block + 3) / 4);
+  const dim3 grid(static_cast<unsigned>(blocks), static_cast<unsigned>(parts));
   auto* to = static_cast<std::byte*>(tiled);
   if (x_is_f32) {
-    gather_kernel<<<blocks, kThreads, 0, stream>>>(static_cast<const float*>(x), dim, groups.source,
-                                                   groups.capacity, to);
-  } else {
-    gather_kernel<<<blocks, kThreads, 0, stream>>>(static_cast<const __nv_bfloat16*>(x), dim,
-                                                   groups.source, groups.capacity, to);
+    return launch_overlapped(gather_kernel<float>, grid, kThreads, 0, stream,
+                             static_cast<const float*>(x), dim, groups.source, groups.capacity, to);
   }
-  return cudaGetLastError();
+  return launch_overlapped(gather_kernel<__nv_bfloat16>, grid, kThreads, 0, stream,
+                           static_cast<const __nv_bfloat16*>(x), dim, groups.source,
+                           groups.capacity, to);
 }
 
 }  // namespace fulgur::kernels::cuda

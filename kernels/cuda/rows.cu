@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/layout.hpp"
+#include "kernels/cuda/overlap.hpp"
 #include "kernels/cuda/ptx.cuh"
 
 namespace fulgur::kernels::cuda {
@@ -53,6 +54,8 @@ __device__ void store_tiled(std::byte* tiled, int row, int col, int capacity, fl
 __global__ void residual_norm_kernel(const float* x, const float* y, float alpha, float beta,
                                      const float* weight, float eps, int dim, float* out,
                                      std::byte* tiled, int capacity) {
+  wait_for_previous();
+  let_next_begin();
   const int row = static_cast<int>(blockIdx.x);
   const std::size_t base = static_cast<std::size_t>(row) * dim;
   float4 v[kVectors];
@@ -83,6 +86,8 @@ __global__ void residual_norm_kernel(const float* x, const float* y, float alpha
 __global__ void norm_gate_kernel(const __nv_bfloat16* o, const __nv_bfloat16* gate,
                                  const float* weight, float eps, int dim, std::byte* tiled,
                                  int capacity) {
+  wait_for_previous();
+  let_next_begin();
   const int row = static_cast<int>(blockIdx.x);
   const std::size_t base = static_cast<std::size_t>(row) * dim;
   float4 v[kVectors];
@@ -173,6 +178,8 @@ template <int kRows, int kWarps>
 __global__ __launch_bounds__(32 * kWarps) void route_kernel(const float* y, int rows, int dim,
                                                             const float* router, int experts, int k,
                                                             std::uint16_t* chosen, float* weights) {
+  wait_for_previous();
+  let_next_begin();
   constexpr int kPerWarp = kMaxExperts / kWarps;
   __shared__ float logits[kRows][kMaxExperts];
   const int first = static_cast<int>(blockIdx.x) * kRows;
@@ -226,19 +233,18 @@ cudaError_t residual_norm(const float* x, const float* y, float alpha, float bet
                           void* tiled, int capacity, cudaStream_t stream) {
   if (dim > kMaxDim || dim % kAtomCols != 0) return cudaErrorInvalidValue;
   if (rows == 0) return cudaSuccess;
-  residual_norm_kernel<<<rows, kThreads, 0, stream>>>(x, y, alpha, beta, weight, eps, dim, out,
-                                                      static_cast<std::byte*>(tiled), capacity);
-  return cudaGetLastError();
+  return launch_overlapped(residual_norm_kernel, rows, kThreads, 0, stream, x, y, alpha, beta,
+                           weight, eps, dim, out, static_cast<std::byte*>(tiled), capacity);
 }
 
 cudaError_t norm_gate(const void* o, const void* gate, const float* weight, float eps, int rows,
                       int dim, void* tiled, int capacity, cudaStream_t stream) {
   if (dim > kMaxDim || dim % kAtomCols != 0) return cudaErrorInvalidValue;
   if (rows == 0) return cudaSuccess;
-  norm_gate_kernel<<<rows, kThreads, 0, stream>>>(
-      static_cast<const __nv_bfloat16*>(o), static_cast<const __nv_bfloat16*>(gate), weight, eps,
-      dim, static_cast<std::byte*>(tiled), capacity);
-  return cudaGetLastError();
+  return launch_overlapped(norm_gate_kernel, rows, kThreads, 0, stream,
+                           static_cast<const __nv_bfloat16*>(o),
+                           static_cast<const __nv_bfloat16*>(gate), weight, eps, dim,
+                           static_cast<std::byte*>(tiled), capacity);
 }
 
 cudaError_t embed(const void* table, const std::uint32_t* ids, int rows, int dim, float* out,
@@ -268,13 +274,11 @@ cudaError_t route(const float* y, int rows, int dim, const float* router, int ex
   if (experts > kMaxExperts || k > 8 || k > experts || dim % 4 != 0) return cudaErrorInvalidValue;
   if (rows == 0) return cudaSuccess;
   if (rows <= 256) {  // a warp an expert: loads are waited for, not bandwidth
-    route_kernel<1, kMaxExperts>
-        <<<rows, 32 * kMaxExperts, 0, stream>>>(y, rows, dim, router, experts, k, chosen, weights);
-  } else {
-    route_kernel<8, 8>
-        <<<(rows + 7) / 8, 256, 0, stream>>>(y, rows, dim, router, experts, k, chosen, weights);
+    return launch_overlapped(route_kernel<1, kMaxExperts>, rows, 32 * kMaxExperts, 0, stream, y,
+                             rows, dim, router, experts, k, chosen, weights);
   }
-  return cudaGetLastError();
+  return launch_overlapped(route_kernel<8, 8>, (rows + 7) / 8, 256, 0, stream, y, rows, dim, router,
+                           experts, k, chosen, weights);
 }
 
 }  // namespace fulgur::kernels::cuda

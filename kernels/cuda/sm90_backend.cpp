@@ -318,6 +318,7 @@ void Sm90Backend::multiply(const Tiled& x, const Matrix& weight, Store store, vo
   p.store = store;
   p.out = out;
   p.features = to_int(matrix.rows());
+  p.early = true;  // weights are packed and waited for when they are loaded
   check(product(p, stream()), "product");
 }
 

@@ -29,7 +29,7 @@ inline constexpr bool kIsSent = kIsStaged<S, kStore>&& kStore == Store::swiglu_t
 /// gone.
 struct Staging {
   std::uint32_t data;
-  std::uint32_t full;  ///< kConsumerWarps arrivals
+  std::uint32_t full;  ///< an arrival of each multiplying warp
   std::uint32_t free;  ///< one arrival
 };
 

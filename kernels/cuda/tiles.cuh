@@ -9,8 +9,6 @@
 
 namespace fulgur::kernels::cuda {
 
-inline constexpr int kThreads = 384;
-inline constexpr int kConsumerWarps = 8;
 inline constexpr int kNarrowGroup = 8;  ///< tiles along N that share a pass over the weights
 
 struct Tile {
@@ -21,17 +19,20 @@ struct Tile {
   bool alone;  ///< no other tile reads these weights
 };
 
-/// kCluster: blocks that share the activations of a tile. kScaled: e4m3 operands, whose scales lie
-/// behind the stages: of a stage 16 bytes of the weight's (ScaleQuad of layout.hpp), then kMaxN
-/// float32 of the rows'.
-template <int kSub_, int kMaxN_, int kCluster_, bool kScaled_ = false>
+/// kSub: strips of a multiplying warpgroup, of which there are kConsumers. kCluster: blocks that
+/// share the activations of a tile. kScaled: e4m3 operands, whose scales lie behind the stages: of
+/// a stage 16 bytes of the weight's (ScaleQuad of layout.hpp), then kMaxN float32 of the rows'.
+template <int kSub_, int kMaxN_, int kCluster_, bool kScaled_ = false, int kConsumers_ = 2>
 struct Shape {
   static constexpr int kSub = kSub_;
   static constexpr int kMaxN = kMaxN_;
   static constexpr int kCluster = kCluster_;
   static constexpr bool kScaled = kScaled_;
+  static constexpr int kConsumers = kConsumers_;
+  static constexpr int kThreads = 128 * (1 + kConsumers);
+  static constexpr int kConsumerWarps = 4 * kConsumers;
   static constexpr int kBlockCols = kScaled ? kAtomCols8 : kAtomCols;  ///< columns of a stage
-  static constexpr int kStrips = 2 * kSub;
+  static constexpr int kStrips = kConsumers * kSub;
   static constexpr int kTileRows = kStrips * kStripRows;
   static constexpr int kWeightBytes = kStrips * kStripBytes;
   static constexpr int kStageBytes = kWeightBytes + kMaxN * 128;
@@ -48,20 +49,45 @@ struct Shape {
 /// tile to row tile: clusters are as many as 66, so that without it those of a group with two,
 /// three or six tiles a row would always meet the same one, and end when the widest does. (Experts
 /// of 1024 rows on average, bf16: gate and up 3 to 4 % fewer cycles.)
+///
+/// In an order of count_tiles() the groups of several tiles a row tile come first, and where they
+/// are fewer than the other tiles, some blocks walk them and the rest of the blocks the others. For
+/// the first kind waits for the tensor cores and for L2 (a weight goes to several
+/// multiprocessors), the second for DRAM: one after the other each leaves idle what the other
+/// needs. A tile of the first kind takes up to 3 / 2 as long as one of the second with DRAM to
+/// spare, hence the shares; a class that ends early leaves the rest its bandwidth.
 template <typename S>
 class TileWalk {
  public:
-  __device__ TileWalk(const int* starts, const int* counts, int groups, int row_tiles)
+  __device__ TileWalk(const int* starts, const int* counts, int groups, int row_tiles,
+                      const std::uint8_t* order = nullptr)
       : starts_(starts),
         counts_(counts),
-        groups_(groups),
+        order_(order),
         row_tiles_(row_tiles),
-        rank_(S::kCluster == 1 ? 0 : static_cast<int>(cluster_rank())) {}
+        rank_(S::kCluster == 1 ? 0 : static_cast<int>(cluster_rank())),
+        step_(static_cast<int>(gridDim.x) / S::kCluster),
+        end_(starts[groups]),
+        next_(static_cast<int>(blockIdx.x) / S::kCluster) {
+    if (order == nullptr) return;
+    const int several = starts[groups + 1];
+    const int others = end_ - several;
+    if (several == 0 || several >= others || step_ < 2) return;
+    const int weighed = 3 * several + 2 * others;
+    const int theirs = (step_ * 3 * several + weighed - 1) / weighed;
+    if (next_ < theirs) {
+      step_ = theirs;
+      end_ = several;
+    } else {
+      next_ += several - theirs;
+      step_ -= theirs;
+    }
+  }
 
   __device__ bool next(Tile& tile) {
     const int index = next_;
-    next_ += static_cast<int>(gridDim.x) / S::kCluster;
-    if (index >= starts_[groups_]) return false;
+    next_ += step_;
+    if (index >= end_) return false;
     while (index >= starts_[group_ + 1]) ++group_;
     const int count = counts_[group_];
     const int n_tiles = (count + S::kMaxN - 1) / S::kMaxN;
@@ -74,7 +100,7 @@ class TileWalk {
     const int units = (count + 15) / 16;
     const int least = units / n_tiles;
     const int wider = units % n_tiles;  // tiles with one unit more
-    tile.group = group_;
+    tile.group = order_ != nullptr ? order_[group_] : group_;
     tile.row_tile = row * S::kCluster + rank_;
     tile.first = 16 * (n * least + min(n, wider));
     tile.rows = min(16 * (least + (n < wider ? 1 : 0)), count - tile.first);
@@ -85,32 +111,51 @@ class TileWalk {
  private:
   const int* starts_;
   const int* counts_;
-  int groups_;
+  const std::uint8_t* order_;
   int row_tiles_;
   int rank_;
+  int step_;
+  int end_;
+  int next_;
   int group_ = 0;
-  int next_ = static_cast<int>(blockIdx.x) / S::kCluster;
 };
 
-/// counts[g] and starts[g] = tiles before group g, starts[groups] = all tiles. One warp.
+/// Shapes whose walk has an order of groups: those of calls that wait for DRAM, but for few rows,
+/// where no group has several tiles.
+template <typename S>
+inline constexpr bool kOrdered = S::kCluster == 1 && S::kMaxN == 128;
+
+/// counts[g] and starts[g] = tiles before group g, starts[groups] = all tiles. One warp. With
+/// `order` [groups], g counts groups in that order: first those of several tiles a row tile, before
+/// whose end lie starts[groups + 1] tiles.
 inline __device__ void count_tiles(const Product& p, int row_tiles, int n_max, int* counts,
-                                   int* starts) {
+                                   int* starts, std::uint8_t* order = nullptr) {
   const int lane = static_cast<int>(threadIdx.x);
   int before = 0;
-  for (int base = 0; base < p.groups; base += 32) {
-    const int g = base + lane;
-    const int count = g >= p.groups ? 0 : p.counts != nullptr ? p.counts[g] : p.rows;
-    const int tiles = (count + n_max - 1) / n_max * row_tiles;
-    int sum = tiles;
-    for (int step = 1; step < 32; step *= 2) {
-      const int other = __shfl_up_sync(0xffffffffU, sum, step);
-      if (lane >= step) sum += other;
+  int placed = 0;
+  for (int part = order != nullptr ? 0 : 1; part < 2; ++part) {
+    for (int base = 0; base < p.groups; base += 32) {
+      const int g = base + lane;
+      const int count = g >= p.groups ? 0 : p.counts != nullptr ? load_fresh(p.counts + g) : p.rows;
+      const bool is_several = count > n_max;
+      const bool mine = g < p.groups && (order == nullptr || is_several == (part == 0));
+      const int tiles = mine ? (count + n_max - 1) / n_max * row_tiles : 0;
+      int sum = tiles;
+      for (int step = 1; step < 32; step *= 2) {
+        const int other = __shfl_up_sync(0xffffffffU, sum, step);
+        if (lane >= step) sum += other;
+      }
+      const unsigned members = __ballot_sync(0xffffffffU, mine);
+      if (mine) {
+        const int at = placed + __popc(members & ((1U << lane) - 1));
+        counts[at] = count;
+        starts[at] = before + sum - tiles;
+        if (order != nullptr) order[at] = static_cast<std::uint8_t>(g);
+      }
+      placed += __popc(members);
+      before += __shfl_sync(0xffffffffU, sum, 31);
     }
-    if (g < p.groups) {
-      counts[g] = count;
-      starts[g] = before + sum - tiles;
-    }
-    before += __shfl_sync(0xffffffffU, sum, 31);
+    if (part == 0 && lane == 0) starts[p.groups + 1] = before;
   }
   if (lane == 0) starts[p.groups] = before;
 }
@@ -133,66 +178,124 @@ struct TileScales {
   const std::byte* weight;
   const float* rows;
 };
+__device__ __forceinline__ const void* weight_of(const Product& p, const Tile& tile) {
+  return p.weights != nullptr ? load_fresh(p.weights + tile.group) : p.weight;
+}
 template <typename S>
 __device__ __forceinline__ TileScales scales_of(const Product& p, const Tile& tile, int first) {
   if constexpr (!S::kScaled) return {};
   const std::size_t cols = p.cols;
-  const auto* weight =
-      static_cast<const std::byte*>(p.weights != nullptr ? p.weights[tile.group] : p.weight);
+  const auto* weight = static_cast<const std::byte*>(weight_of(p, tile));
   const auto* x = static_cast<const std::byte*>(p.x);
   const int quad_row = tile.row_tile * S::kTileRows / kQuadRows;
   return {weight + p.weight_rows * cols + quad_row * (cols / kAtomCols8) * kScaleQuadBytes,
           reinterpret_cast<const float*>(x + p.capacity * cols) + first};
 }
 
+/// Where a tile's operands lie.
+template <typename S>
+struct Operands {
+  const std::byte* weight;
+  const std::byte* x;
+  std::uint32_t x_bytes;  ///< of a stage
+  TileScales scales;
+};
+/// What L2 is told of pieces that nobody, or somebody, reads again.
+struct Policies {
+  std::uint64_t once;
+  std::uint64_t again;
+};
+template <typename S>
+__device__ __forceinline__ Operands<S> operands_of(const Product& p, const Tile& tile) {
+  const std::size_t strip_bytes = static_cast<std::size_t>(p.cols / S::kBlockCols) * kStripBytes;
+  const int first = (p.offsets != nullptr ? load_fresh(p.offsets + tile.group) : 0) + tile.first;
+  return {
+      static_cast<const std::byte*>(weight_of(p, tile)) + tile.row_tile * S::kStrips * strip_bytes,
+      static_cast<const std::byte*>(p.x) + static_cast<std::size_t>(first) / kAtomRows * kAtomBytes,
+      static_cast<std::uint32_t>((tile.rows + 15) / 16 * 16 * 128), scales_of<S>(p, tile, first)};
+}
+
+/// Announces all bytes of a stage and fetches the weight's part.
+template <typename S>
+__device__ __forceinline__ void fetch_weight(const Product& p, const Ring& ring,
+                                             const Operands<S>& from, int kb, std::uint32_t stage,
+                                             const Policies& policies, bool alone) {
+  const int k_blocks = p.cols / S::kBlockCols;
+  const std::uint32_t full = ring.full + stage * 8;
+  const std::uint32_t scale_bytes = S::kScaled ? kScaleQuadBytes + from.x_bytes / 32 : 0;
+  barrier_expect(full, S::kWeightBytes + from.x_bytes + scale_bytes);
+#pragma unroll
+  for (int s = 0; s < S::kStrips; ++s) {
+    bulk_copy(ring.data + stage * S::kStageBytes + s * kStripBytes,
+              from.weight + (static_cast<std::size_t>(s) * k_blocks + kb) * kStripBytes,
+              kStripBytes, full, alone ? policies.once : policies.again);
+  }
+  if constexpr (S::kScaled) {
+    bulk_copy(stage_scales<S>(ring, stage), from.scales.weight + kb * kScaleQuadBytes,
+              kScaleQuadBytes, full, policies.again);
+  }
+}
+
+/// Fetches the activations' part of a stage.
+template <typename S>
+__device__ __forceinline__ void fetch_rows(const Product& p, const Ring& ring,
+                                           const Operands<S>& from, int kb, std::uint32_t stage,
+                                           std::uint64_t policy) {
+  const std::size_t x_stride = static_cast<std::size_t>(p.capacity) / kAtomRows * kAtomBytes;
+  const std::uint32_t full = ring.full + stage * 8;
+  const std::uint32_t to = ring.data + stage * S::kStageBytes + S::kWeightBytes;
+  if constexpr (S::kScaled) {
+    bulk_copy(stage_scales<S>(ring, stage) + kScaleQuadBytes,
+              from.scales.rows + static_cast<std::size_t>(kb) * p.capacity, from.x_bytes / 32, full,
+              policy);
+  }
+  if constexpr (S::kCluster == 1) {
+    bulk_copy(to, from.x + kb * x_stride, from.x_bytes, full, policy);
+  } else {
+    const std::uint32_t part = from.x_bytes / S::kCluster;
+    const std::uint32_t at = cluster_rank() * part;
+    bulk_copy_multicast(to + at, from.x + kb * x_stride + at, part, full, (1 << S::kCluster) - 1,
+                        policy);
+  }
+}
+
+/// Fetches the first tile's weights, as many stages as the ring holds, and returns how many.
+template <typename S>
+__device__ __forceinline__ int fetch_ahead(const Product& p, const Ring& ring, TileWalk<S> walk,
+                                           const Policies& policies) {
+  Tile tile;
+  if (!walk.next(tile)) return 0;
+  const Operands<S> from = operands_of<S>(p, tile);
+  const int stages = min(p.cols / S::kBlockCols, S::kStages);
+  for (int kb = 0; kb < stages; ++kb) {
+    fetch_weight<S>(p, ring, from, kb, kb, policies, tile.alone);
+  }
+  return stages;
+}
+
+/// One thread: fills the ring. With p.early the first round of weights is on its way before the
+/// kernel that writes the activations has ended; not of wide tiles, which take their time over the
+/// tensor cores and have no registers to spare.
 template <typename S>
 __device__ void produce(const Product& p, const Ring& ring, TileWalk<S> walk) {
-  const std::uint64_t once = evict_first_policy();
-  const std::uint64_t again = evict_normal_policy();
+  const Policies policies{evict_first_policy(), evict_normal_policy()};
   const int k_blocks = p.cols / S::kBlockCols;
-  const std::size_t x_stride = static_cast<std::size_t>(p.capacity) / kAtomRows * kAtomBytes;
+  int ahead = 0;  // stages whose weights are under way
+  if constexpr (S::kMaxN < 256) {
+    if (p.early) ahead = fetch_ahead<S>(p, ring, walk, policies);
+  }
+  wait_for_previous();
   std::uint32_t step = 0;
   Tile tile;
   while (walk.next(tile)) {
-    const auto* weight =
-        static_cast<const std::byte*>(p.weights != nullptr ? p.weights[tile.group] : p.weight);
-    weight += static_cast<std::size_t>(tile.row_tile) * S::kStrips * k_blocks * kStripBytes;
-    const int offset = p.offsets != nullptr ? p.offsets[tile.group] : 0;
-    const auto* x = static_cast<const std::byte*>(p.x) +
-                    static_cast<std::size_t>(offset + tile.first) / kAtomRows * kAtomBytes;
-    const std::uint32_t x_bytes = (tile.rows + 15) / 16 * 16 * 128;
-    [[maybe_unused]] const auto scales = scales_of<S>(p, tile, offset + tile.first);
-    const std::uint32_t scale_bytes = S::kScaled ? kScaleQuadBytes + x_bytes / 32 : 0;
+    const Operands<S> from = operands_of<S>(p, tile);
     for (int kb = 0; kb < k_blocks; ++kb, ++step) {
       const std::uint32_t stage = step % S::kStages;
-      const std::uint32_t round = step / S::kStages;
-      barrier_wait(ring.empty + stage * 8, (round & 1) ^ 1);
-      const std::uint32_t full = ring.full + stage * 8;
-      const std::uint32_t data = ring.data + stage * S::kStageBytes;
-      barrier_expect(full, S::kWeightBytes + x_bytes + scale_bytes);
-#pragma unroll
-      for (int s = 0; s < S::kStrips; ++s) {
-        bulk_copy(data + s * kStripBytes,
-                  weight + (static_cast<std::size_t>(s) * k_blocks + kb) * kStripBytes, kStripBytes,
-                  full, tile.alone ? once : again);
+      if (static_cast<int>(step) >= ahead) {
+        barrier_wait(ring.empty + stage * 8, (step / S::kStages & 1) ^ 1);
+        fetch_weight<S>(p, ring, from, kb, stage, policies, tile.alone);
       }
-      if constexpr (S::kScaled) {
-        bulk_copy(stage_scales<S>(ring, stage), scales.weight + kb * kScaleQuadBytes,
-                  kScaleQuadBytes, full, again);
-      }
-      if constexpr (S::kScaled) {
-        bulk_copy(stage_scales<S>(ring, stage) + kScaleQuadBytes,
-                  scales.rows + static_cast<std::size_t>(kb) * p.capacity, x_bytes / 32, full,
-                  again);
-      }
-      if constexpr (S::kCluster == 1) {
-        bulk_copy(data + S::kWeightBytes, x + kb * x_stride, x_bytes, full, again);
-      } else {
-        const std::uint32_t part = x_bytes / S::kCluster;
-        const std::uint32_t at = cluster_rank() * part;
-        bulk_copy_multicast(data + S::kWeightBytes + at, x + kb * x_stride + at, part, full,
-                            (1 << S::kCluster) - 1, again);
-      }
+      fetch_rows<S>(p, ring, from, kb, stage, policies.again);
     }
   }
 }

@@ -67,13 +67,13 @@ TEST_F(CudaGroups, RoutesKeepTheirOrder) {
 
 /// Groups whose rows stand in another order in the output.
 struct Groups {
-  std::vector<int> sizes = {0, 1, 300, 255, 9, 257, 1030, 8, 16, 17, 0, 256, 144, 129, 64, 513, 0};
+  std::vector<int> sizes;
   std::vector<int> offsets, out_rows;
   std::vector<int> places;  // tiled rows in use, and
   std::vector<int> group;   // the group of each
   int capacity = 0;
 
-  explicit Groups(Rng& rng) {
+  Groups(Rng& rng, std::vector<int> sizes_of_groups) : sizes(std::move(sizes_of_groups)) {
     for (std::size_t g = 0; g < sizes.size(); ++g) {
       offsets.push_back(capacity);
       for (int i = 0; i < sizes[g]; ++i) {
@@ -99,16 +99,22 @@ struct Groups {
 
 float silu_of(double x) { return static_cast<float>(x / (1 + std::exp(-x))); }
 
+/// Sizes of groups: many of several tiles, and few, which then have multiprocessors of their own.
+const std::vector<int> kManyHot = {0,  1, 300, 255, 9,   257, 1030, 8, 16,
+                                   17, 0, 256, 144, 129, 64,  513,  0};
+const std::vector<int> kFewHot = {40, 300, 16, 1, 90, 128, 5, 0, 64, 257, 33, 100, 7, 24, 0};
+
 /// Two weights; in each group of the first one row size / 2 holds the same values.
-class CudaProduct : public CudaGroups {
+class CudaProduct : public CudaGroups, public ::testing::WithParamInterface<std::vector<int>> {
  protected:
   static constexpr int kCols = 192, kWeightRows = 512;
-  static constexpr int kMeans[] = {4, 64, 200};  // the launcher chooses tiles by rows a group
+  // The launcher chooses tiles by rows a group, and other ones for 16 rows in all (0).
+  static constexpr int kMeans[] = {0, 4, 64, 200};
 
   void SetUp() override {
     CudaGroups::SetUp();
     if (IsSkipped()) return;
-    groups_ = std::make_unique<Groups>(rng_);
+    groups_ = std::make_unique<Groups>(rng_, GetParam());
     x_ = rounded(random_floats(rng_, static_cast<std::size_t>(groups_->rows()) * kCols));
     for (int i = 0, at = 0; i < groups_->count(); at += groups_->sizes[i++]) {
       if (groups_->sizes[i] == 0) continue;
@@ -158,7 +164,7 @@ class CudaProduct : public CudaGroups {
     p.weight_rows = kWeightRows;
     p.weights = table_->get();
     p.counts = counts_->get();
-    p.rows = mean * groups_->count();
+    p.rows = std::max(16, mean * groups_->count());
     p.offsets = offsets_->get();
     p.groups = groups_->count();
     p.store = store;
@@ -184,7 +190,7 @@ class CudaProduct : public CudaGroups {
   std::unique_ptr<Device<const void*>> table_;
 };
 
-TEST_F(CudaProduct, RowsOfEveryShapeAreTheSameAndNothingElseIsWritten) {
+TEST_P(CudaProduct, RowsOfEveryShapeAreTheSameAndNothingElseIsWritten) {
   // Features that end with a tile, within one in the middle of 16 bytes, and where pieces of 16
   // bytes do not fit the rows.
   for (const int features : {512, 328, 330}) {
@@ -259,7 +265,7 @@ TEST_F(CudaProduct, RowsOfEveryShapeAreTheSameAndNothingElseIsWritten) {
   }
 }
 
-TEST_F(CudaProduct, TiledSwigluOfEveryShapeIsTheSame) {
+TEST_P(CudaProduct, TiledSwigluOfEveryShapeIsTheSame) {
   constexpr int kInner = kWeightRows / 2;
   const HostWeight gates[] = {random_weight(rng_, kInner, kCols, Dtype::bf16),
                               random_weight(rng_, kInner, kCols, Dtype::bf16)};
@@ -312,6 +318,9 @@ TEST_F(CudaProduct, TiledSwigluOfEveryShapeIsTheSame) {
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Sizes, CudaProduct, ::testing::Values(kManyHot, kFewHot),
+                         [](const auto& info) { return info.index == 0 ? "ManyHot" : "FewHot"; });
 
 }  // namespace
 }  // namespace fulgur::kernels::testing
