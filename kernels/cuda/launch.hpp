@@ -2,15 +2,19 @@
 // call only enqueues on `stream` (no synchronisation, so calls can be captured in a graph) and
 // returns the launch's error. bf16 operands, float32 sums; shapes and layouts: layout.hpp.
 //
-// Exact mode is the only mode: a row's result depends on that row (and the state it names) alone.
-// Every sum has one order, fixed by k, by absolute position or by slot; no kernel uses split-K,
-// stream-K or atomics.
+// Exact mode: a row's result depends on that row (and the state it names) alone. Every sum has one
+// order, fixed by k, by absolute position or by slot; no kernel uses split-K, stream-K or atomics.
+// It is what serves. Beside it product() can choose the order by the shape of
+// the call (Sums::free), so that the cost of exact mode can be measured; the other kernels would
+// gain nothing by that (docs/performance.md, "What exact mode costs").
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
 #include <cstdint>
+
+#include "kernels/include/fulgur/kernels/sums.hpp"
 
 namespace fulgur::kernels::cuda {
 
@@ -81,8 +85,13 @@ struct Product {
   void* out;
   const int* out_rows;  ///< [capacity] output row of a tiled row; null: the same
   int features;         ///< columns of out, at most weight_rows; even for bf16
+  Sums sums;            ///< of product(); product_fp8() knows fixed ones only
+  void* partials;       ///< free sums: product_partials_bytes(), zero before the first call, and
+                        ///< again after each; calls at the same time need their own
 };
 cudaError_t product(const Product& product, cudaStream_t stream);
+/// For any product on the current device.
+std::size_t product_partials_bytes();
 
 /// One layer's experts: out[route] = expert(x[token]) un-weighted, bf16 [tokens * k, hidden].
 /// gate_up: packed [2 inner, hidden], interleaved; down: packed [hidden, inner].
@@ -93,6 +102,8 @@ struct Experts {
   int inner;
   void* tiled_x;      ///< scratch, capacity * hidden * 2 bytes
   void* tiled_inner;  ///< scratch, capacity * inner * 2 bytes
+  Sums sums = Sums::fixed;
+  void* partials = nullptr;  ///< as of Product
 };
 cudaError_t experts(const void* x, bool x_is_f32, int routes, const RouteGroups& groups,
                     const Experts& experts, void* out, cudaStream_t stream);

@@ -20,6 +20,20 @@ struct Tile {
   int rows;    ///< 1 to kMaxN
   bool alone;  ///< no other tile reads these weights
 };
+/// With free sums (shares.hpp) a block may have some of a tile's stages only: [begin, end).
+struct Piece : Tile {
+  int begin;
+  int end;
+};
+
+// Of a tile or a piece of one; `stages` are a tile's.
+__device__ __forceinline__ int first_stage(const Tile&) { return 0; }
+__device__ __forceinline__ int first_stage(const Piece& piece) { return piece.begin; }
+__device__ __forceinline__ int end_stage(const Tile&, int stages) { return stages; }
+__device__ __forceinline__ int end_stage(const Piece& piece, int) { return piece.end; }
+/// Whether who has it stores the tile.
+__device__ __forceinline__ bool is_stored(const Tile&) { return true; }
+__device__ __forceinline__ bool is_stored(const Piece& piece) { return piece.begin == 0; }
 
 /// kCluster: blocks that share the activations of a tile. kScaled: e4m3 operands, whose scales lie
 /// behind the stages: of a stage 16 bytes of the weight's (ScaleQuad of layout.hpp), then kMaxN
@@ -51,6 +65,8 @@ struct Shape {
 template <typename S>
 class TileWalk {
  public:
+  using Item = Tile;
+
   __device__ TileWalk(const int* starts, const int* counts, int groups, int row_tiles)
       : starts_(starts),
         counts_(counts),
@@ -81,6 +97,10 @@ class TileWalk {
     tile.alone = n_tiles == 1;
     return true;
   }
+
+  /// Number of the tile that next() gives; go_to() another, no lower one than has been.
+  __device__ int upcoming() const { return next_; }
+  __device__ void go_to(int index) { next_ = index; }
 
  private:
   const int* starts_;
@@ -145,14 +165,14 @@ __device__ __forceinline__ TileScales scales_of(const Product& p, const Tile& ti
           reinterpret_cast<const float*>(x + p.capacity * cols) + first};
 }
 
-template <typename S>
-__device__ void produce(const Product& p, const Ring& ring, TileWalk<S> walk) {
+template <typename S, typename Walk>
+__device__ void produce(const Product& p, const Ring& ring, Walk walk) {
   const std::uint64_t once = evict_first_policy();
   const std::uint64_t again = evict_normal_policy();
   const int k_blocks = p.cols / S::kBlockCols;
   const std::size_t x_stride = static_cast<std::size_t>(p.capacity) / kAtomRows * kAtomBytes;
   std::uint32_t step = 0;
-  Tile tile;
+  typename Walk::Item tile;
   while (walk.next(tile)) {
     const auto* weight =
         static_cast<const std::byte*>(p.weights != nullptr ? p.weights[tile.group] : p.weight);
@@ -163,7 +183,7 @@ __device__ void produce(const Product& p, const Ring& ring, TileWalk<S> walk) {
     const std::uint32_t x_bytes = (tile.rows + 15) / 16 * 16 * 128;
     [[maybe_unused]] const auto scales = scales_of<S>(p, tile, offset + tile.first);
     const std::uint32_t scale_bytes = S::kScaled ? kScaleQuadBytes + x_bytes / 32 : 0;
-    for (int kb = 0; kb < k_blocks; ++kb, ++step) {
+    for (int kb = first_stage(tile); kb < end_stage(tile, k_blocks); ++kb, ++step) {
       const std::uint32_t stage = step % S::kStages;
       const std::uint32_t round = step / S::kStages;
       barrier_wait(ring.empty + stage * 8, (round & 1) ^ 1);
