@@ -4,7 +4,7 @@
 //
 // Exact mode: a row's result depends on that row (and the state it names) alone. Every sum has one
 // order, fixed by k, by absolute position or by slot; no kernel uses split-K, stream-K or atomics.
-// It is what serves. Beside it product() can choose the order by the shape of
+// It is what serves. Beside it product() and softmax_decode() can choose the order by the shape of
 // the call (Sums::free), so that the cost of exact mode can be measured; the other kernels would
 // gain nothing by that (docs/performance.md, "What exact mode costs").
 #pragma once
@@ -179,8 +179,9 @@ struct SoftmaxDecode {
   int kv_heads;
   float* partial;  ///< scratch of softmax_scratch_bytes()
   void* out;       ///< [count, heads, 128] bf16
+  Sums sums;
 };
-std::size_t softmax_scratch_bytes(int count, int heads, int lengths_max);
+std::size_t softmax_scratch_bytes(int count, int heads, int lengths_max, Sums sums = Sums::fixed);
 cudaError_t softmax_decode(const SoftmaxDecode& call, cudaStream_t stream);
 
 /// Consecutive tokens of one sequence, at most kSoftmaxTileRows (device array).
