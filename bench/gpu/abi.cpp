@@ -7,6 +7,9 @@ namespace cuda = fulgur::kernels::cuda;
 
 namespace {
 cudaStream_t stream_of(void* stream) { return static_cast<cudaStream_t>(stream); }
+fulgur::kernels::Sums sums_of(const void* partials) {
+  return partials != nullptr ? fulgur::kernels::Sums::free : fulgur::kernels::Sums::fixed;
+}
 }  // namespace
 
 extern "C" {
@@ -36,9 +39,15 @@ int fg_plan_groups(const void* experts, int tokens, int k, void* counts, void* o
                            stream_of(stream));
 }
 
-int fg_experts(int fp8, const void* x, int x_is_f32, int routes, void* counts, void* offsets, void* source,
-               void* target, int groups, int capacity, void* gate_up, void* down, int hidden,
-               int inner, void* tiled_x, void* tiled_inner, void* out, void* stream) {
+std::int64_t fg_product_partials_bytes() {
+  return static_cast<std::int64_t>(cuda::product_partials_bytes());
+}
+
+/// partials: of free sums, zero at first; null: sums are fixed.
+int fg_experts(int fp8, const void* x, int x_is_f32, int routes, void* counts, void* offsets,
+               void* source, void* target, int groups, int capacity, void* gate_up, void* down,
+               int hidden, int inner, void* tiled_x, void* tiled_inner, void* out, void* partials,
+               void* stream) {
   const cuda::RouteGroups g{static_cast<int*>(counts),
                             static_cast<int*>(offsets),
                             static_cast<int*>(source),
@@ -50,7 +59,9 @@ int fg_experts(int fp8, const void* x, int x_is_f32, int routes, void* counts, v
                         hidden,
                         inner,
                         tiled_x,
-                        tiled_inner};
+                        tiled_inner,
+                        sums_of(partials),
+                        partials};
   const auto call = fp8 != 0 ? cuda::experts_fp8 : cuda::experts;
   return call(x, x_is_f32 != 0, routes, g, e, out, stream_of(stream));
 }
@@ -104,8 +115,9 @@ int fg_tile_rows(const void* x, int x_is_f32, int rows, int dim, int capacity, v
   return cuda::tile_rows(x, x_is_f32 != 0, rows, dim, capacity, tiled, stream_of(stream));
 }
 
+/// partials: as of fg_experts().
 int fg_dense(const void* tiled, int capacity, int rows, int cols, const void* weight,
-             int weight_rows, int features, int store, void* out, void* stream) {
+             int weight_rows, int features, int store, void* out, void* partials, void* stream) {
   cuda::Product p{};
   p.x = tiled;
   p.capacity = capacity;
@@ -117,6 +129,8 @@ int fg_dense(const void* tiled, int capacity, int rows, int cols, const void* we
   p.store = static_cast<cuda::Store>(store);
   p.out = out;
   p.features = features;
+  p.sums = sums_of(partials);
+  p.partials = partials;
   return cuda::product(p, stream_of(stream));
 }
 
@@ -136,13 +150,15 @@ int fg_lightning(int decode, const void* qkv, const void* segments, int count, i
              : cuda::lightning_prefill(qkv, rows, count, heads, table, out, stream_of(stream));
 }
 
-std::int64_t fg_softmax_scratch(int count, int heads, int lengths_max) {
-  return static_cast<std::int64_t>(cuda::softmax_scratch_bytes(count, heads, lengths_max));
+/// sums: fulgur::kernels::Sums, here and below.
+std::int64_t fg_softmax_scratch(int count, int heads, int lengths_max, int sums) {
+  return static_cast<std::int64_t>(cuda::softmax_scratch_bytes(
+      count, heads, lengths_max, static_cast<fulgur::kernels::Sums>(sums)));
 }
 
 int fg_softmax_decode(const void* q, const void* pages, const void* table, int table_stride,
                       const void* lengths, int lengths_max, int count, int heads, int kv_heads,
-                      void* partial, void* out, void* stream) {
+                      void* partial, void* out, int sums, void* stream) {
   cuda::SoftmaxDecode call{};
   call.q = q;
   call.pages = pages;
@@ -155,6 +171,7 @@ int fg_softmax_decode(const void* q, const void* pages, const void* table, int t
   call.kv_heads = kv_heads;
   call.partial = static_cast<float*>(partial);
   call.out = out;
+  call.sums = static_cast<fulgur::kernels::Sums>(sums);
   return cuda::softmax_decode(call, stream_of(stream));
 }
 

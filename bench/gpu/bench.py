@@ -12,6 +12,8 @@ import torch
 
 import cases
 import checks
+import exact
+import free_checks
 import library
 import softmax_checks
 import timing
@@ -36,7 +38,7 @@ def print_table(rows, bandwidth, rate):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--library", required=True)
-    parser.add_argument("--only", default="rows,dense,draw,lightning,softmax,experts,fp8")
+    parser.add_argument("--only", default="rows,dense,draw,lightning,softmax,experts,fp8,exact")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--json")
     parser.add_argument("--no-time", action="store_true")
@@ -106,6 +108,17 @@ def main():
         if timed:
             plain = library.ExpertLayer(lib, *weights, 2, 16384)
             stage("fp8 experts, timed", cases.fp8_cases, lib, plain, layer, rows)
+    if "exact" in only:
+        stage("free sums: products", free_checks.check_free, lib, report)
+        stage("free sums: softmax", softmax_checks.check_softmax_free, lib, report)
+        weights = checks.expert_weights(32, 6144, 9216)
+        layer = library.ExpertLayer(lib, *weights, 2, 4096)
+        stage("free sums: experts", free_checks.check_free_experts, lib, layer, weights, report)
+        if timed:
+            stage("fixed and free: experts", exact.expert_cases, lib, layer, rows)
+            del layer, weights
+            stage("fixed and free: products", exact.product_cases, lib, rows)
+            stage("fixed and free: softmax", exact.softmax_cases, lib, rows)
     table = print_table(rows, bandwidth, rate)
     failed = [name for name, passed, _ in report.rows if not passed]
     print(f"\nchecks: {len(report.rows) - len(failed)} passed, {len(failed)} failed")

@@ -213,10 +213,11 @@ def softmax_cases(lib, rows):
         for _ in range(sets):
             table, stride, pages, q = softmax_checks.softmax_setup(lib, [length] * count)
             lengths = torch.full((count,), length, dtype=torch.int32, device="cuda")
-            floats = lib.lib.fg_softmax_scratch(count, 64, length) // 4
+            floats = lib.lib.fg_softmax_scratch(count, 64, length, library.SUMS_FIXED) // 4
             partial = torch.empty(floats, **F32)
             out = torch.empty(count, 64, 128, **BF16)
-            calls.append(lambda a=(q, pages, table, stride, lengths, length, count, 64, 8, partial, out):
+            calls.append(lambda a=(q, pages, table, stride, lengths, length, count, 64, 8, partial, out,
+                                   library.SUMS_FIXED):
                          lib.call("fg_softmax_decode", *a))
         moved = count * length * 4096 + count * 64 * 512
         flops = count * length * 64 * 128 * 4

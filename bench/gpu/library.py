@@ -10,6 +10,7 @@ import struct
 import torch
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+SUMS_FIXED, SUMS_FREE = 0, 1
 STORE_SWIGLU, STORE_BF16, STORE_SILU_BF16, STORE_F32 = 0, 1, 2, 3
 BLOCK = 128  # rows and columns of a weight's scale, columns of an activation's
 
@@ -20,7 +21,7 @@ class Library:
     def __init__(self, path):
         self.lib = ctypes.CDLL(path)
         for name in ("fg_head_slot_bytes", "fg_state_byte", "fg_softmax_scratch",
-                     "fg_draw_parts_bytes", "fg_rank_groups_bytes"):
+                     "fg_draw_parts_bytes", "fg_rank_groups_bytes", "fg_product_partials_bytes"):
             getattr(self.lib, name).restype = ctypes.c_int64
         self.lib.fg_state_byte.argtypes = [ctypes.c_int64, ctypes.c_int64]
         self.head_slot_bytes = self.lib.fg_head_slot_bytes()
@@ -99,9 +100,14 @@ class Library:
         self.call("fg_tile_rows", x, int(x.dtype == torch.float32), rows, dim, capacity, tiled)
         return tiled, capacity
 
-    def dense(self, tiled, capacity, rows, packed, cols, features, store, out):
+    def dense(self, tiled, capacity, rows, packed, cols, features, store, out, partials=None):
+        """With partials() the order of sums is free."""
         self.call("fg_dense", tiled, capacity, rows, cols, packed, packed.numel() // cols, features,
-                  store, out)
+                  store, out, partials)
+
+    def partials(self):
+        """What products with free sums hand sums over by."""
+        return torch.zeros(self.lib.fg_product_partials_bytes(), dtype=torch.uint8, device="cuda")
 
     # --- draws ---
 
@@ -213,12 +219,12 @@ class ExpertLayer:
         self.tiled_x.fill_(0xff)
         self.tiled_inner.fill_(0xff)
 
-    def run(self, x, ids, out):
+    def run(self, x, ids, out, partials=None):
         """x [T, hidden] bf16, ids [T, k] uint16 -> out [T * k, hidden] bf16, un-weighted."""
         groups = self.plan(ids)
         self.lib.call("fg_experts", int(self.fp8), x, int(x.dtype == torch.float32), ids.numel(), *groups,
                       self.gate_up_table, self.down_table, self.hidden, self.inner, self.tiled_x,
-                      self.tiled_inner, out)
+                      self.tiled_inner, out, partials)
 
     def plan(self, ids):
         """The groups of ids [T, k] into the layer's arrays; returns them as calls take them."""

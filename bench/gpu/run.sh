@@ -2,8 +2,10 @@
 # Everything that needs a GPU, in one call: the test programs (portable kernels against the reference
 # bit for bit, fast kernels against it within tolerances, engine and goldens against the CPU), the
 # M1-shaped slice, each kernel checked against float64 and timed beside its peers, the engine.
-#   bench/gpu/run.sh [--only "tests slice rows,dense draw lightning softmax experts fp8 engine"]
+#   bench/gpu/run.sh [--only "tests slice exact rows,dense draw lightning softmax experts fp8 engine"]
 #                    [--no-time] [--no-peers] [--json FILE]
+# What exact mode costs: `exact` times products, experts and softmax decode with fixed and with free
+# sums by turns, `slice` the whole slice (--sums fixed|free, four runs); both print lines "exact mode".
 # Takes programs from build/gpu-pack.tar.gz (bench/gpu/pack.sh) where that exists; else builds them.
 # FULGUR_GPU_LIBRARY: a libfulgur_gpu_abi.so built elsewhere, for the kernel groups alone.
 # FLA: a checkout of flash-linear-attention for the lightning peers; without it they are left out.
@@ -12,7 +14,7 @@
 set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 limit=${FULGUR_GPU_LIMIT_S:-150}
-groups="tests slice rows,dense draw lightning softmax experts fp8 engine"
+groups="tests slice exact rows,dense draw lightning softmax experts fp8 engine"
 options=()
 json=
 while [ $# -gt 0 ]; do
@@ -59,6 +61,15 @@ program() {
   shift
   LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} timeout "$limit" "$programs/$name" "$@"
 }
+# The slice with fixed and with free sums, by turns.
+slice_by_turns() {
+  local status=0
+  for sums in fixed free free fixed; do
+    program fulgur-bench-slice --sums $sums --hybrid-only --decode 1,16,64,128 --prefill 2048,8192 \
+      --chunk 8192 --contexts 1024 || status=$?
+  done
+  return $status
+}
 into() { if [ -n "$json" ]; then tee "${json%.json}-$1"; else cat; fi; }
 
 for group in $groups; do
@@ -73,6 +84,8 @@ for group in $groups; do
     slice)
       program fulgur-bench-slice | into slice.json
       settle slice "${PIPESTATUS[0]}"
+      slice_by_turns | into slice-sums.json | python3 "$root/bench/gpu/slice_cost.py"
+      settle "slice by turns" $((PIPESTATUS[0] | PIPESTATUS[2]))
       ;;
     engine)
       program fulgur-bench-engine --model "$root/models/fulgur-tiny" --backend cuda --decode 1,8,32 \

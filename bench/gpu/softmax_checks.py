@@ -2,6 +2,7 @@
 tokens alone, on random pages."""
 import torch
 
+import library
 from checks import BF16, F32, NAN
 
 
@@ -37,24 +38,25 @@ def hide_tail(pages, page, length):
         pages[page].view(*pages.shape[1:-2], 2, 64, 64)[..., length % 64:, :] = NAN
 
 
-def run_softmax(lib, q, pages, table, stride, lengths, lengths_max, heads=64, kv_heads=8):
+def run_softmax(lib, q, pages, table, stride, lengths, lengths_max, heads=64, kv_heads=8,
+                sums=library.SUMS_FIXED):
     count = q.shape[0]
-    bytes_ = lib.lib.fg_softmax_scratch(count, heads, lengths_max)
+    bytes_ = lib.lib.fg_softmax_scratch(count, heads, lengths_max, sums)
     partial = torch.full((bytes_ // 4,), NAN, **F32)
     out = torch.full((count, heads, 128), NAN, **BF16)
     lib.call("fg_softmax_decode", q, pages, table, stride, lengths, lengths_max, count, heads,
-             kv_heads, partial, out)
+             kv_heads, partial, out, sums)
     return out
 
 
-def check_softmax(lib, report):
-    lengths = [1, 64, 65, 511, 512, 513, 1000, 3000, 5, 40000, 7777]  # short and long merges
+def ragged(lib):
+    """Sequences for short and long merges, NaN behind every end, and their result in float64."""
+    lengths = [1, 64, 65, 511, 512, 513, 1000, 3000, 5, 40000, 7777]
     table, stride, pages, q = softmax_setup(lib, lengths)
     for s, length in enumerate(lengths):  # garbage beyond the end must not matter
         page = table[s, (length - 1) // 64].item()
         hide_tail(pages, page, length)
     device_lengths = torch.tensor(lengths, dtype=torch.int32, device="cuda")
-    out = run_softmax(lib, q, pages, table, stride, device_lengths, max(lengths))
     plain = unswizzle(pages)
     references = []
     for s, length in enumerate(lengths):
@@ -63,10 +65,29 @@ def check_softmax(lib, report):
         k, v = kv[:, 0, :length].double(), kv[:, 1, :length].double()
         scores = q[s].double().view(8, 8, 128) @ k.transpose(1, 2) / 128 ** 0.5
         references.append((scores.softmax(-1) @ v).reshape(64, 128))
-    report.error("softmax decode, 11 ragged sequences", out, torch.stack(references), 6e-3)
+    return lengths, (q, pages, table, stride, device_lengths), torch.stack(references)
+
+
+def check_softmax(lib, report):
+    lengths, (q, pages, table, stride, device_lengths), reference = ragged(lib)
+    out = run_softmax(lib, q, pages, table, stride, device_lengths, max(lengths))
+    report.error("softmax decode, 11 ragged sequences", out, reference, 6e-3)
     alone = [run_softmax(lib, q[s:s + 1], pages, table[s:s + 1].contiguous(), stride,
                          device_lengths[s:s + 1], n) for s, n in enumerate(lengths)]
     report.same("softmax decode: company of 11 = alone", out, torch.cat(alone))
+
+
+def check_softmax_free(lib, report):
+    """Free sums: the same tolerance, alone and in company; the same bits twice."""
+    lengths, (q, pages, table, stride, device_lengths), reference = ragged(lib)
+    run = lambda *rows: run_softmax(lib, *rows, sums=library.SUMS_FREE)
+    out = run(q, pages, table, stride, device_lengths, max(lengths))
+    report.error("softmax decode, free sums, 11 ragged sequences", out, reference, 6e-3)
+    report.same("softmax decode, free sums: twice", out,
+                run(q, pages, table, stride, device_lengths, max(lengths)))
+    alone = [run(q[s:s + 1], pages, table[s:s + 1].contiguous(), stride, device_lengths[s:s + 1], n)
+             for s, n in enumerate(lengths)]
+    report.error("softmax decode, free sums, each alone", torch.cat(alone), reference, 6e-3)
 
 
 def softmax_tiles(segments):

@@ -33,6 +33,35 @@ def time_graph_ms(functions, repeats=20):
     return time_ms(graph.replay, repeats) / len(functions)
 
 
+def alternate_ms(first, second, rounds=21):
+    """Medians of one call of each of two lists of functions, captured as in time_graph_ms(). The two
+    graphs take turns, so that what the card does meanwhile (clocks, power) happens to both."""
+    graphs = []
+    for functions in (first, second):
+        for function in functions:
+            function()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for function in functions:
+                function()
+        graphs.append((graph, len(functions)))
+    for graph, _ in graphs * 2:
+        graph.replay()
+    torch.cuda.synchronize()
+    times = [[], []]
+    for n in range(rounds):
+        for which in ((0, 1) if n % 2 == 0 else (1, 0)):
+            graph, calls = graphs[which]
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            times[which].append(start.elapsed_time(end) / calls)
+    return [statistics.median(t) for t in times]
+
+
 def copy_bandwidth():
     """Bytes read and written a second by a large device copy."""
     a = torch.empty(2 << 30, dtype=torch.uint8, device="cuda").random_(0, 255)

@@ -31,6 +31,7 @@ struct Options {
   std::uint32_t steps = 20;
   bool without_all_softmax = false;
   std::string graphs = "on";
+  std::string sums = "fixed";
 };
 
 double milliseconds(const std::function<void()>& work) {
@@ -161,6 +162,7 @@ kernels::CudaFamily family_of(const std::string& name) {
 Status run(const Options& options) {
   const auto config = bench::m1_slice(options.lightning, options.softmax);
   const std::size_t graphs_max = options.graphs == "on" ? kernels::kGraphsMax : 0;
+  const auto sums = options.sums == "free" ? kernels::Sums::free : kernels::Sums::fixed;
   FULGUR_ASSIGN_OR_RETURN(
       const auto backend,
       kernels::make_backend({.kind = "cuda",
@@ -168,12 +170,14 @@ Status run(const Options& options) {
                              .family = family_of(options.family),
                              .shape = config.shape(),
                              .expert_weights = kernels::expert_weights_of(options.expert_weights),
-                             .graphs_max = graphs_max}));
+                             .graphs_max = graphs_max,
+                             .sums = sums}));
   const std::uint32_t slots = *std::max_element(options.decode.begin(), options.decode.end());
   {
     bench::SliceModel slice(config, *backend, slots, pages_for(options));
     say({{"kind", "slice"},
          {"numerics", backend->numerics()},
+         {"sums", options.sums},
          {"lightning_layers", options.lightning},
          {"softmax_layers", options.softmax},
          {"weight_bytes", slice.weight_bytes()},
@@ -221,6 +225,9 @@ int main(int argc, char** argv) {
                "not the model of softmax layers only");
   app.add_option("--graphs", options.graphs, "CUDA graphs of attention blocks")
       ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
+  app.add_option("--sums", options.sums, "order of sums: exact mode's, or the kernels' choice")
+      ->check(CLI::IsMember({"fixed", "free"}))
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   try {

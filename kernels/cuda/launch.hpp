@@ -2,15 +2,19 @@
 // call only enqueues on `stream` (no synchronisation, so calls can be captured in a graph) and
 // returns the launch's error. bf16 operands, float32 sums; shapes and layouts: layout.hpp.
 //
-// Exact mode is the only mode: a row's result depends on that row (and the state it names) alone.
-// Every sum has one order, fixed by k, by absolute position or by slot; no kernel uses split-K,
-// stream-K or atomics.
+// Exact mode: a row's result depends on that row (and the state it names) alone. Every sum has one
+// order, fixed by k, by absolute position or by slot; no kernel uses split-K, stream-K or atomics.
+// It is what serves. Beside it product() and softmax_decode() can choose the order by the shape of
+// the call (Sums::free), so that the cost of exact mode can be measured; the other kernels would
+// gain nothing by that (docs/performance.md, "What exact mode costs").
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
 #include <cstdint>
+
+#include "kernels/include/fulgur/kernels/sums.hpp"
 
 namespace fulgur::kernels::cuda {
 
@@ -89,8 +93,13 @@ struct Product {
   /// The kernel launched before this one writes none of weights, weight (nor what they point to),
   /// counts and offsets: they may be read while it still runs (overlap.hpp).
   bool early;
+  Sums sums;            ///< of product(); product_fp8() knows fixed ones only
+  void* partials;       ///< free sums: product_partials_bytes(), zero before the first call, and
+                        ///< again after each; calls at the same time need their own
 };
 cudaError_t product(const Product& product, cudaStream_t stream);
+/// For any product on the current device.
+std::size_t product_partials_bytes();
 
 /// One layer's experts: out[route] = expert(x[token]) un-weighted, bf16 [tokens * k, hidden].
 /// gate_up: packed [2 inner, hidden], interleaved; down: packed [hidden, inner].
@@ -101,6 +110,8 @@ struct Experts {
   int inner;
   void* tiled_x;      ///< scratch, capacity * hidden * 2 bytes
   void* tiled_inner;  ///< scratch, capacity * inner * 2 bytes
+  Sums sums = Sums::fixed;
+  void* partials = nullptr;  ///< as of Product
 };
 cudaError_t experts(const void* x, bool x_is_f32, int routes, const RouteGroups& groups,
                     const Experts& experts, void* out, cudaStream_t stream);
@@ -177,8 +188,9 @@ struct SoftmaxDecode {
   int kv_heads;
   float* partial;  ///< scratch of softmax_scratch_bytes()
   void* out;       ///< [count, heads, 128] bf16
+  Sums sums;
 };
-std::size_t softmax_scratch_bytes(int count, int heads, int lengths_max);
+std::size_t softmax_scratch_bytes(int count, int heads, int lengths_max, Sums sums = Sums::fixed);
 cudaError_t softmax_decode(const SoftmaxDecode& call, cudaStream_t stream);
 
 /// Consecutive tokens of one sequence, at most kSoftmaxTileRows (device array).

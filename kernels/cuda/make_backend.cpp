@@ -70,6 +70,10 @@ Result<std::unique_ptr<Backend>> make(const CudaOptions& options) {
                  "cuda backend: fp8 expert weights need the sm_90 kernels: {}",
                  misfit.empty() ? "the portable ones were asked for" : misfit);
   }
+  if (options.sums != Sums::fixed && (!misfit.empty() || options.family == CudaFamily::portable)) {
+    return error(Code::failed_precondition, "cuda backend: free sums need the sm_90 kernels: {}",
+                 misfit.empty() ? "the portable ones were asked for" : misfit);
+  }
   auto memory = DeviceMemory::of(options.device);
 #if !defined(FULGUR_CUDA_EMULATION)
   if (misfit.empty() && options.family != CudaFamily::portable) {

@@ -9,7 +9,8 @@
 // the prefill product.
 //
 // Exact: one tile owns an output element and adds its products in K order, 16 at a time, in one
-// accumulator. No split of K: rows, company and tile shape do not change a bit.
+// accumulator. No split of K: rows, company and tile shape do not change a bit. (Free sums:
+// product_free.cu.)
 //
 // Tiling. 3 warpgroups: one thread of the first feeds a ring of stages of 64 columns by contiguous
 // bulk copies (weights and activations lie in memory as shared memory wants them), two multiply,
@@ -31,29 +32,11 @@
 
 #include "kernels/cuda/device.hpp"
 #include "kernels/cuda/launch.hpp"
-#include "kernels/cuda/layout.hpp"
 #include "kernels/cuda/overlap.hpp"
-#include "kernels/cuda/ptx.cuh"
-#include "kernels/cuda/staged_store.cuh"
-#include "kernels/cuda/tiles.cuh"
-#include "kernels/cuda/wgmma.cuh"
+#include "kernels/cuda/product_tile.cuh"
 
 namespace fulgur::kernels::cuda {
 namespace {
-
-/// Dynamic shared memory: stages, staging, counts, starts and order of groups, barriers. All of it
-/// is dynamic, because wide tiles leave less than 1 KiB: static memory before the stages would be
-/// padded to their alignment.
-template <typename S, Store kStore>
-struct SharedMemory {
-  static constexpr int kStaging = S::kStages * S::kStageBytes;
-  static constexpr int kCounts = kStaging + (kIsStaged<S, kStore> ? kStagingBytes : 0);
-  static constexpr int kStarts = kCounts + kMaxGroups * 4;
-  static constexpr int kOrder = kStarts + (kMaxGroups + 2) * 4;
-  static constexpr int kBarriers = kOrder + kMaxGroups;
-  static constexpr int kBytes = kBarriers + (2 * S::kStages + 2) * 8;
-  static_assert(kBarriers % 8 == 0 && kBytes <= 227 * 1024, "a block has 227 KiB");
-};
 
 /// One tile: multiplies all stages of K, then stores. `step` counts stages over all tiles; tiles:
 /// how many before this one.
@@ -194,17 +177,6 @@ cudaError_t launch(const Product& p, cudaStream_t stream) {
   return launch_overlapped(product_kernel<S, kStore>, blocks, S::kThreads, kBytes, stream, p);
 }
 
-template <Store kStore>
-cudaError_t launch_by_rows(const Product& p, cudaStream_t stream) {
-  // Few rows a group: small tiles spread best over the multiprocessors. Up to 128: tall tiles, so
-  // that activations cost little L2 traffic. More: wide tiles keep the tensor cores busy.
-  const int mean = p.counts != nullptr ? p.rows / p.groups : p.rows;
-  if (p.rows <= 16) return launch<Shape<1, 16, 1, false, 1>, kStore>(p, stream);
-  if (mean <= 8) return launch<Shape<1, 64, 1>, kStore>(p, stream);
-  if (mean <= 128) return launch<Shape<2, 128, 1>, kStore>(p, stream);
-  return launch<Shape<1, 256, 2>, kStore>(p, stream);
-}
-
 }  // namespace
 
 cudaError_t product(const Product& p, cudaStream_t stream) {
@@ -213,16 +185,10 @@ cudaError_t product(const Product& p, cudaStream_t stream) {
       p.weight_rows % kPackedRows != 0 || p.capacity % kAtomRows != 0) {
     return cudaErrorInvalidValue;
   }
-  switch (p.store) {
-    case Store::swiglu_tiled:
-      return launch_by_rows<Store::swiglu_tiled>(p, stream);
-    case Store::bf16_rows:
-    case Store::silu_bf16_rows:
-      return launch_by_rows<Store::bf16_rows>(p, stream);
-    case Store::f32_rows:
-      return launch_by_rows<Store::f32_rows>(p, stream);
-  }
-  return cudaErrorInvalidValue;
+  if (p.sums == Sums::free) return product_free(p, stream);
+  return with_shape(p, [&](auto shape, auto store) {
+    return launch<decltype(shape), decltype(store)::value>(p, stream);
+  });
 }
 
 cudaError_t expert_products(ProductCall call, int routes, const RouteGroups& groups,
@@ -241,6 +207,8 @@ cudaError_t expert_products(ProductCall call, int routes, const RouteGroups& gro
   p.out = e.tiled_inner;
   p.features = e.inner;
   p.early = true;
+  p.sums = e.sums;
+  p.partials = e.partials;
   const cudaError_t status = call(p, stream);
   if (status != cudaSuccess) return status;
   p.x = e.tiled_inner;

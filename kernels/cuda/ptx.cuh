@@ -215,6 +215,22 @@ __device__ __forceinline__ float4 load_streaming(const void* from) {
   return v;
 }
 
+// --- Flags in global memory --------------------------------------------------------------------
+
+/// Raises a flag that other blocks wait for: they then see what this thread has seen or written,
+/// with that of the threads it has met at a barrier since.
+__device__ __forceinline__ void raise_flag(int* flag) {
+  asm volatile("fence.acq_rel.gpu;\nst.release.gpu.global.b32 [%0], 1;" ::"l"(flag) : "memory");
+}
+/// Waits until a flag is raised, and lowers it.
+__device__ __forceinline__ void take_flag(int* flag) {
+  int raised;
+  do {
+    asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" : "=r"(raised) : "l"(flag) : "memory");
+  } while (raised == 0);
+  asm volatile("st.relaxed.gpu.global.b32 [%0], 0;" ::"l"(flag) : "memory");
+}
+
 // --- Fragments -------------------------------------------------------------------------------
 
 __device__ __forceinline__ void load_matrices(std::uint32_t (&r)[4], std::uint32_t address) {

@@ -188,6 +188,14 @@ Sm90Backend::SoftmaxArrays Sm90Backend::softmax_arrays(const SoftmaxShape& shape
   // and no bit of the result.
   arrays.lengths_max =
       length_bucket(*std::max_element(rows.single_length.begin(), rows.single_length.end()));
+  if (sums_ == Sums::free) {  // scratch of little more than a row's outputs: no need to part rows
+    arrays.rows_together = std::min(singles, std::size_t{kSoftmaxDecodeRows});
+    arrays.partial =
+        work().take<float>(softmax_scratch_bytes(to_int(arrays.rows_together), to_int(shape.heads),
+                                                 arrays.lengths_max, sums_) /
+                           sizeof(float));
+    return arrays;
+  }
   const std::size_t row_scratch = softmax_scratch_bytes(1, to_int(shape.heads), arrays.lengths_max);
   const std::size_t budget = std::max(row_scratch, kScratchMax);
   arrays.rows_together = std::min({singles, budget / row_scratch, std::size_t{kSoftmaxDecodeRows}});
@@ -219,6 +227,7 @@ void Sm90Backend::softmax_rows(const SoftmaxShape& shape, const float* frequenci
   call.kv_heads = kv_heads;
   call.lengths_max = arrays.lengths_max;
   call.partial = arrays.partial;
+  call.sums = sums_;
   decode_singles(call, rows, arrays, static_cast<std::byte*>(out));
 }
 

@@ -87,7 +87,9 @@ class Sm90Backend::PackedExpert final : public Expert {
 
 Sm90Backend::Sm90Backend(std::shared_ptr<DeviceMemory> memory, const CudaOptions& options)
     : CudaBackend(std::move(memory), options),
-      fp8_(options.expert_weights == ExpertWeights::fp8_e4m3) {
+      fp8_(options.expert_weights == ExpertWeights::fp8_e4m3),
+      sums_(options.sums) {
+  if (sums_ == Sums::free) partials_ = CudaBackend::allocate(product_partials_bytes());
   if (options.strict || options.graphs_max == 0) return;
   graphs_ = std::make_unique<GraphCache>(
       options.graphs_max,
@@ -319,6 +321,8 @@ void Sm90Backend::multiply(const Tiled& x, const Matrix& weight, Store store, vo
   p.out = out;
   p.features = to_int(matrix.rows());
   p.early = true;  // weights are packed and waited for when they are loaded
+  p.sums = sums_;
+  p.partials = partials_.get();
   check(product(p, stream()), "product");
 }
 
@@ -434,9 +438,9 @@ void Sm90Backend::experts(const std::byte* x, Dtype x_dtype, std::size_t hidden,
                          const_cast<int*>(device_source), const_cast<int*>(device_target),
                          to_int(counts.size()),           capacity};
   const auto rows = static_cast<std::size_t>(capacity);
-  const Experts weights{device_gate_up,           device_down,
-                        to_int(hidden),           to_int(inner),
-                        take_tiled(rows, hidden), take_tiled(rows, inner)};
+  const Experts weights{
+      device_gate_up,          device_down, to_int(hidden), to_int(inner), take_tiled(rows, hidden),
+      take_tiled(rows, inner), sums_,       partials_.get()};
   const std::size_t bytes = total * hidden * size_of(out_dtype);
   void* result = output_rows(out, bytes);
   void* computed = out_dtype == Dtype::bf16 ? result : work().take<std::byte>(total * hidden * 2);

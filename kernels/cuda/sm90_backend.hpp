@@ -2,7 +2,8 @@
 // bf16 (experts also e4m3, ExpertWeights), the shapes of misfit(). Its bits are its own: other
 // orders of sums, the hardware's exponential, lightning's state operands and softmax's weights
 // rounded to bf16. Within it a row depends on its sequence and the weights only, as everywhere
-// (I1). Attention blocks of decode steps are replayed as CUDA graphs (graph_cache.hpp).
+// (I1), unless sums are free (CudaOptions::sums), which is for measuring. Attention blocks of
+// decode steps are replayed as CUDA graphs (graph_cache.hpp).
 #pragma once
 
 #include "kernels/cuda/cuda_backend.hpp"
@@ -22,7 +23,9 @@ class Sm90Backend final : public CudaBackend {
   DrawSupport draw_support() const override { return DrawSupport::all; }
   GraphCounts graph_counts() const override { return graphs_ ? graphs_->counts() : GraphCounts{}; }
   void rehearse(const std::function<void()>& calls) override;
-  std::string numerics() const override { return CudaBackend::numerics() + (fp8_ ? "-fp8" : ""); }
+  std::string numerics() const override {
+    return CudaBackend::numerics() + (fp8_ ? "-fp8" : "") + (sums_ == Sums::free ? "-free" : "");
+  }
   std::unique_ptr<Matrix> pack(std::span<const HostMatrix> parts) override;
   std::unique_ptr<Matrix> pack_router(const HostMatrix& router) override;
   std::unique_ptr<Expert> pack_expert(const HostMatrix& gate, const HostMatrix& up,
@@ -136,6 +139,8 @@ class Sm90Backend final : public CudaBackend {
                       std::byte* results);
 
   const bool fp8_;  ///< of the experts; everything else is bf16
+  const Sums sums_;
+  std::shared_ptr<std::byte> partials_;  ///< of products with free sums
   std::shared_ptr<std::byte> device_frequencies_;
   double theta_ = 0;
   std::uint32_t rotary_dim_ = 0;

@@ -7,46 +7,55 @@
 //
 // Exact: pages are worked on in position order, each from zero: (max, sum, output) of a page are
 // merged into the split's, splits of kSplit absolute positions are merged in order by merge_kernel.
-// A row's result depends on its own length alone, not on company or on which warp works.
+// A row's result depends on its own length alone, not on company or on which warp works. (Free
+// sums: softmax_free.cu.)
 //
 // Traffic. KV once; partials 4 KiB a split and kv head, 1.6 % of it, mostly L2.
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "kernels/cuda/device.hpp"
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/layout.hpp"
-#include "kernels/cuda/ptx.cuh"
-#include "kernels/cuda/softmax.cuh"
+#include "kernels/cuda/softmax_decode.cuh"
 
 namespace fulgur::kernels::cuda {
 namespace {
 
-constexpr int kWarps = 4;
-constexpr int kRing = 3;
+constexpr int kWarps = kDecodeWarps;
 constexpr int kMaxSequences = kSoftmaxDecodeRows;
-constexpr int kSharedBytes = kWarps * kRing * kPiece + 1024;
 constexpr int kMergeThreads = 512;
 constexpr int kMergeFloats = 8192;  ///< partial values in shared memory at once
-constexpr int kPartialFloats = kGroup * (kHeadDim + 2);
 
 /// One split of one sequence and kv head.
-struct Item {
+struct SplitItem {
   int sequence;
   int split;
   int kv_head;
   int length;  ///< of the sequence
   int pages;   ///< of the split
+
+  __device__ __forceinline__ int first_page() const { return split * (kSplit / kBlock); }
 };
+
+__device__ std::size_t partial_index(const SoftmaxDecode& call, int splits_max, int sequence,
+                                     int split, int kv_head) {
+  return (static_cast<std::size_t>(sequence) * splits_max + split) * call.kv_heads + kv_head;
+}
 
 /// Walks this warp's items: starts[s] = items before sequence s.
 class ItemWalk {
  public:
-  __device__ ItemWalk(const SoftmaxDecode& call, const int* starts, int first, int stride)
-      : call_(call), starts_(starts), next_(first), stride_(stride) {}
+  using Item = SplitItem;
 
+  __device__ ItemWalk(const SoftmaxDecode& call, int splits_max, const int* starts, int first,
+                      int stride)
+      : call_(call), splits_max_(splits_max), starts_(starts), next_(first), stride_(stride) {}
+
+  __device__ std::size_t slot(const Item& item) const {
+    return partial_index(call_, splits_max_, item.sequence, item.split, item.kv_head);
+  }
   __device__ bool next(Item& item) {
     const int index = next_;
     next_ += stride_;
@@ -63,185 +72,12 @@ class ItemWalk {
 
  private:
   const SoftmaxDecode& call_;
+  int splits_max_;
   const int* starts_;
   int next_;
   int stride_;
   int sequence_ = 0;
 };
-
-/// The warp's ring: issues pieces (keys, values, keys, ...) of its items in order, ahead of use.
-class PieceRing {
- public:
-  __device__ PieceRing(const SoftmaxDecode& call, const ItemWalk& walk, std::uint32_t data,
-                       std::uint32_t barriers)
-      : call_(call), walk_(walk), data_(data), barriers_(barriers) {
-    more_ = walk_.next(item_);
-  }
-
-  /// Starts the next copy, if any is left; its place in the ring must be free. One lane copies.
-  __device__ void issue(int lane) {
-    if (!more_) return;
-    const std::uint32_t place = issued_ % kRing;
-    if (lane == 0) {
-      const int table = call_.sequence != nullptr ? call_.sequence[item_.sequence] : item_.sequence;
-      const int page = call_.page_table[static_cast<std::size_t>(table) * call_.table_stride +
-                                        item_.split * (kSplit / kBlock) + piece_ / 2];
-      const auto* from =
-          static_cast<const std::byte*>(call_.pages) +
-          ((static_cast<std::size_t>(page) * call_.kv_heads + item_.kv_head) * 2 + piece_ % 2) *
-              kPiece;
-      const std::uint32_t barrier = barriers_ + place * 8;
-      barrier_expect(barrier, kPiece);
-      bulk_copy(data_ + place * kPiece, from, kPiece, barrier, evict_first_policy());
-    }
-    ++issued_;
-    if (++piece_ == 2 * item_.pages) {
-      piece_ = 0;
-      more_ = walk_.next(item_);
-    }
-  }
-
-  /// Waits for the next piece; returns its shared address.
-  __device__ std::uint32_t wait() {
-    const std::uint32_t place = used_ % kRing;
-    barrier_wait(barriers_ + place * 8, used_ / kRing & 1);
-    ++used_;
-    return data_ + place * kPiece;
-  }
-
- private:
-  const SoftmaxDecode& call_;
-  ItemWalk walk_;
-  std::uint32_t data_;
-  std::uint32_t barriers_;
-  Item item_{};
-  bool more_;
-  int piece_ = 0;
-  std::uint32_t issued_ = 0;
-  std::uint32_t used_ = 0;
-};
-
-/// One token's 8 query heads, as the upper half of left operands of 16 rows.
-struct Queries {
-  std::uint32_t q[8][2];
-
-  /// Row `row` of [rows, 128] bf16 is this lane's head.
-  __device__ __forceinline__ void load(const void* rows, std::size_t row, int lane) {
-    const auto* query = static_cast<const std::uint32_t*>(rows) + row * (kHeadDim / 2);
-#pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      q[k][0] = query[k * 8 + lane % 4];
-      q[k][1] = query[k * 8 + 4 + lane % 4];
-    }
-  }
-};
-
-/// Running result of a split; a lane holds head lane / 4, dims 8 n + 2 (lane % 4) + {0, 1}.
-struct Running {
-  Seen seen;
-  float out[kHeadDim / 8][2];
-};
-
-/// Scores of a page, -inf from position `valid` on.
-__device__ __forceinline__ void score_page(const Queries& queries, std::uint32_t keys, int valid,
-                                           int lane, float (&score)[8][2]) {
-#pragma unroll
-  for (int n = 0; n < 8; ++n) {
-    float dots[4] = {};
-#pragma unroll
-    for (int k = 0; k < 8; k += 2) {
-      std::uint32_t b[4];
-      load_matrices(b, keys + page_chunk_byte(n * 8 + lane % 8, k * 2 + lane / 8));
-      const std::uint32_t a0[4] = {queries.q[k][0], 0, queries.q[k][1], 0};
-      const std::uint32_t a1[4] = {queries.q[k + 1][0], 0, queries.q[k + 1][1], 0};
-      mma(dots, a0, b[0], b[1]);
-      mma(dots, a1, b[2], b[3]);
-    }
-    const int position = n * 8 + lane % 4 * 2;
-    score[n][0] = score_of(dots[0], position < valid);
-    score[n][1] = score_of(dots[1], position + 1 < valid);
-  }
-}
-
-/// Adds a page to `run`: its weights from the scores, times its values.
-__device__ __forceinline__ void add_page(float (&score)[8][2], std::uint32_t values, int lane,
-                                         Running& run) {
-  const float scale = weigh_page(score, run.seen);
-  std::uint32_t a[4][4];
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    a[j][0] = pack_bf16(score[2 * j][0], score[2 * j][1]);
-    a[j][2] = pack_bf16(score[2 * j + 1][0], score[2 * j + 1][1]);
-    a[j][1] = a[j][3] = 0;
-  }
-#pragma unroll
-  for (int n = 0; n < 16; n += 2) {
-    float sum[2][4];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      sum[i][0] = run.out[n + i][0] * scale;
-      sum[i][1] = run.out[n + i][1] * scale;
-      sum[i][2] = sum[i][3] = 0;
-    }
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      std::uint32_t b[4];
-      load_matrices_transposed(b, values + page_chunk_byte(j * 16 + lane % 16, n + lane / 16));
-      mma(sum[0], a[j], b[0], b[1]);
-      mma(sum[1], a[j], b[2], b[3]);
-    }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      run.out[n + i][0] = sum[i][0];
-      run.out[n + i][1] = sum[i][1];
-    }
-  }
-}
-
-__device__ std::size_t partial_index(const SoftmaxDecode& call, int splits_max, int sequence,
-                                     int split, int kv_head) {
-  return ((static_cast<std::size_t>(sequence) * splits_max + split) * call.kv_heads + kv_head) *
-         kPartialFloats;
-}
-
-__device__ void work_items(const SoftmaxDecode& call, int splits_max, ItemWalk walk,
-                           PieceRing& ring, int lane) {
-  for (int i = 0; i < kRing; ++i) ring.issue(lane);
-  Item item;
-  while (walk.next(item)) {
-    const int head = item.kv_head * kGroup + lane / 4;
-    Queries q;
-    q.load(call.q, static_cast<std::size_t>(item.sequence) * call.heads + head, lane);
-    Running run{};
-    for (int page = 0; page < item.pages; ++page) {
-      const int valid = min(item.length - item.split * kSplit - page * kBlock, kBlock);
-      float score[8][2];
-      score_page(q, ring.wait(), valid, lane, score);
-      __syncwarp();
-      ring.issue(lane);
-      const std::uint32_t values = ring.wait();
-      if (valid < kBlock) {
-        clear_tail(values, valid, lane, 32);
-        __syncwarp();
-      }
-      add_page(score, values, lane, run);
-      if (valid < kBlock) async_proxy_fence();
-      __syncwarp();
-      ring.issue(lane);
-    }
-    float* to =
-        call.partial + partial_index(call, splits_max, item.sequence, item.split, item.kv_head);
-#pragma unroll
-    for (int n = 0; n < 16; ++n) {
-      *reinterpret_cast<float2*>(to + lane / 4 * kHeadDim + n * 8 + lane % 4 * 2) =
-          make_float2(run.out[n][0], run.out[n][1]);
-    }
-    if (lane % 4 == 0) {
-      *reinterpret_cast<float2*>(to + kGroup * kHeadDim + lane / 4 * 2) =
-          make_float2(run.seen.max, run.seen.sum);
-    }
-  }
-}
 
 __global__ __launch_bounds__(32 * kWarps,
                              1) void decode_kernel(const __grid_constant__ SoftmaxDecode call,
@@ -271,10 +107,10 @@ __global__ __launch_bounds__(32 * kWarps,
   }
   __syncthreads();
   const int first = static_cast<int>(blockIdx.x) * kWarps + warp;
-  const ItemWalk walk(call, starts, first, static_cast<int>(gridDim.x) * kWarps);
+  const ItemWalk walk(call, splits_max, starts, first, static_cast<int>(gridDim.x) * kWarps);
   const std::uint32_t data = ((shared_address(dynamic) + 1023U) & ~1023U) + warp * kRing * kPiece;
-  PieceRing ring(call, walk, data, shared_address(barriers + warp * kRing));
-  work_items(call, splits_max, walk, ring, lane);
+  PieceRing<ItemWalk> ring(call, walk, data, shared_address(barriers + warp * kRing));
+  work_items(call, walk, ring, lane);
 }
 
 /// One block a (sequence, head, kDims dims): splits merged in position order. Groups of kDims
@@ -294,7 +130,8 @@ __global__ __launch_bounds__(kMergeThreads) void merge_kernel(
   const int head = row_of_call % call.heads;
   const int group = static_cast<int>(threadIdx.x) / kDims;
   const int splits = (call.lengths[sequence] + kSplit - 1) / kSplit;
-  const float* part = call.partial + partial_index(call, splits_max, sequence, 0, head / kGroup);
+  const float* part =
+      call.partial + partial_index(call, splits_max, sequence, 0, head / kGroup) * kPartialFloats;
   const std::size_t stride = static_cast<std::size_t>(call.kv_heads) * kPartialFloats;
   const int row = head % kGroup;
   float max = -INFINITY, sum = 0, out = 0;
@@ -369,7 +206,8 @@ int splits_of(int length) { return (length + kSplit - 1) / kSplit; }
 
 }  // namespace
 
-std::size_t softmax_scratch_bytes(int count, int heads, int lengths_max) {
+std::size_t softmax_scratch_bytes(int count, int heads, int lengths_max, Sums sums) {
+  if (sums == Sums::free) return softmax_free_scratch_bytes(count, heads);
   return static_cast<std::size_t>(count) * splits_of(lengths_max) * (heads / kGroup) *
          kPartialFloats * sizeof(float);
 }
@@ -378,11 +216,12 @@ cudaError_t softmax_decode(const SoftmaxDecode& call, cudaStream_t stream) {
   if (call.count == 0) return cudaSuccess;
   if (call.count > kMaxSequences || call.heads != kGroup * call.kv_heads)
     return cudaErrorInvalidValue;
+  if (call.sums == Sums::free) return softmax_decode_free(call, stream);
   static const cudaError_t ready = cudaFuncSetAttribute(
-      decode_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+      decode_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kDecodeSharedBytes);
   if (ready != cudaSuccess) return ready;
   const int splits_max = splits_of(call.lengths_max);
-  decode_kernel<<<multiprocessors(), 32 * kWarps, kSharedBytes, stream>>>(call, splits_max);
+  decode_kernel<<<multiprocessors(), 32 * kWarps, kDecodeSharedBytes, stream>>>(call, splits_max);
   const int rows = call.count * call.heads;
   if (splits_max > 32) {
     merge_kernel<32><<<rows*(kHeadDim / 32), kMergeThreads, 0, stream>>>(call, splits_max);

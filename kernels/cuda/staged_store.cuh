@@ -35,13 +35,14 @@ struct Staging {
 
 /// One thread: sends the tiles of SwiGLU that the multiplying warps leave, whole atoms: of rows
 /// that only fill the last atom of a group it sends what was multiplied there, which nothing reads.
-template <typename S>
-__device__ void send_tiles(const Product& p, const Staging& staging, TileWalk<S> walk) {
+template <typename S, typename Walk>
+__device__ void send_tiles(const Product& p, const Staging& staging, Walk walk) {
   static_assert(S::kTileRows == 2 * kAtomCols, "a tile is one column of atoms of SwiGLU");
   const std::size_t stride = static_cast<std::size_t>(p.capacity) / kAtomRows * kAtomBytes;
   std::uint32_t tiles = 0;
-  Tile tile;
-  for (; walk.next(tile); ++tiles) {
+  typename Walk::Item tile;
+  while (walk.next(tile)) {
+    if (!is_stored(tile)) continue;
     const int first = (p.offsets != nullptr ? p.offsets[tile.group] : 0) + tile.first;
     std::byte* to = static_cast<std::byte*>(p.out) + tile.row_tile * stride +
                     static_cast<std::size_t>(first) / kAtomRows * kAtomBytes;
@@ -50,6 +51,7 @@ __device__ void send_tiles(const Product& p, const Staging& staging, TileWalk<S>
     bulk_store_commit();
     bulk_store_wait_read();
     barrier_arrive(staging.free);
+    ++tiles;
   }
   bulk_store_wait();
 }

@@ -18,6 +18,20 @@ struct Tile {
   int rows;    ///< 1 to kMaxN
   bool alone;  ///< no other tile reads these weights
 };
+/// With free sums (shares.hpp) a block may have some of a tile's stages only: [begin, end).
+struct Piece : Tile {
+  int begin;
+  int end;
+};
+
+// Of a tile or a piece of one; `stages` are a tile's.
+__device__ __forceinline__ int first_stage(const Tile&) { return 0; }
+__device__ __forceinline__ int first_stage(const Piece& piece) { return piece.begin; }
+__device__ __forceinline__ int end_stage(const Tile&, int stages) { return stages; }
+__device__ __forceinline__ int end_stage(const Piece& piece, int) { return piece.end; }
+/// Whether who has it stores the tile.
+__device__ __forceinline__ bool is_stored(const Tile&) { return true; }
+__device__ __forceinline__ bool is_stored(const Piece& piece) { return piece.begin == 0; }
 
 /// kSub: strips of a multiplying warpgroup, of which there are kConsumers. kCluster: blocks that
 /// share the activations of a tile. kScaled: e4m3 operands, whose scales lie behind the stages: of
@@ -59,6 +73,8 @@ struct Shape {
 template <typename S>
 class TileWalk {
  public:
+  using Item = Tile;
+
   __device__ TileWalk(const int* starts, const int* counts, int groups, int row_tiles,
                       const std::uint8_t* order = nullptr)
       : starts_(starts),
@@ -107,6 +123,10 @@ class TileWalk {
     tile.alone = n_tiles == 1;
     return true;
   }
+
+  /// Number of the tile that next() gives; go_to() another, no lower one than has been.
+  __device__ int upcoming() const { return next_; }
+  __device__ void go_to(int index) { next_ = index; }
 
  private:
   const int* starts_;
@@ -260,15 +280,16 @@ __device__ __forceinline__ void fetch_rows(const Product& p, const Ring& ring,
 }
 
 /// Fetches the first tile's weights, as many stages as the ring holds, and returns how many.
-template <typename S>
-__device__ __forceinline__ int fetch_ahead(const Product& p, const Ring& ring, TileWalk<S> walk,
+template <typename S, typename Walk>
+__device__ __forceinline__ int fetch_ahead(const Product& p, const Ring& ring, Walk walk,
                                            const Policies& policies) {
-  Tile tile;
+  typename Walk::Item tile;
   if (!walk.next(tile)) return 0;
   const Operands<S> from = operands_of<S>(p, tile);
-  const int stages = min(p.cols / S::kBlockCols, S::kStages);
-  for (int kb = 0; kb < stages; ++kb) {
-    fetch_weight<S>(p, ring, from, kb, kb, policies, tile.alone);
+  const int first = first_stage(tile);
+  const int stages = min(end_stage(tile, p.cols / S::kBlockCols) - first, S::kStages);
+  for (int n = 0; n < stages; ++n) {
+    fetch_weight<S>(p, ring, from, first + n, n, policies, tile.alone);
   }
   return stages;
 }
@@ -276,8 +297,8 @@ __device__ __forceinline__ int fetch_ahead(const Product& p, const Ring& ring, T
 /// One thread: fills the ring. With p.early the first round of weights is on its way before the
 /// kernel that writes the activations has ended; not of wide tiles, which take their time over the
 /// tensor cores and have no registers to spare.
-template <typename S>
-__device__ void produce(const Product& p, const Ring& ring, TileWalk<S> walk) {
+template <typename S, typename Walk>
+__device__ void produce(const Product& p, const Ring& ring, Walk walk) {
   const Policies policies{evict_first_policy(), evict_normal_policy()};
   const int k_blocks = p.cols / S::kBlockCols;
   int ahead = 0;  // stages whose weights are under way
@@ -286,10 +307,10 @@ __device__ void produce(const Product& p, const Ring& ring, TileWalk<S> walk) {
   }
   wait_for_previous();
   std::uint32_t step = 0;
-  Tile tile;
+  typename Walk::Item tile;
   while (walk.next(tile)) {
     const Operands<S> from = operands_of<S>(p, tile);
-    for (int kb = 0; kb < k_blocks; ++kb, ++step) {
+    for (int kb = first_stage(tile); kb < end_stage(tile, k_blocks); ++kb, ++step) {
       const std::uint32_t stage = step % S::kStages;
       if (static_cast<int>(step) >= ahead) {
         barrier_wait(ring.empty + stage * 8, (step / S::kStages & 1) ^ 1);

@@ -14,7 +14,8 @@ fulgur_test(kernels_emulated_test SOURCES ${cuda_backend_tests} kernels/emulatio
 if(FULGUR_CUDA_FOUND)
   fulgur_test(kernels_cuda_test
               SOURCES kernels/cuda_grouped_test.cpp kernels/cuda_overlap_test.cpp
-                      kernels/cuda_reference_test.cpp
+                      kernels/cuda_reference_test.cpp kernels/shares_test.cpp
+                      kernels/sm90_free_sums_test.cpp
               DEPENDS fulgur::kernels fulgur::kernels_cuda fulgur::fp8_backend)
   fulgur_test(kernels_device_test SOURCES ${cuda_backend_tests} kernels/sm90_backend_test.cpp
               kernels/sm90_graphs_test.cpp

@@ -35,6 +35,7 @@
 #include "common/base/status.hpp"
 #include "kernels/include/fulgur/kernels/draw.hpp"
 #include "kernels/include/fulgur/kernels/product_order.hpp"
+#include "kernels/include/fulgur/kernels/sums.hpp"
 
 namespace fulgur::kernels {
 
@@ -377,6 +378,8 @@ struct CudaOptions {
   CudaFamily family = CudaFamily::automatic;
   ModelShape shape;
   ExpertWeights expert_weights = ExpertWeights::bf16;
+  /// free: the sm90 family only, with numerics of its own. No service asks for it.
+  Sums sums = Sums::fixed;
   /// CUDA graphs of attention blocks that are kept at most; 0: none are made. The same bits either
   /// way. The sm90 family only, and not when strict.
   std::size_t graphs_max = kGraphsMax;

@@ -20,6 +20,7 @@ struct BackendOptions {
   ModelShape shape = {};
   ExpertWeights expert_weights = ExpertWeights::bf16;  ///< fp8: cuda, and a shape that fits sm90
   std::size_t graphs_max = kGraphsMax;                 ///< cuda, see CudaOptions
+  Sums sums = Sums::fixed;                             ///< free: cuda, to measure with
 };
 
 /// One line saying why not: an unknown kind, or what make_cpu_backend() and make_cuda_backend()
