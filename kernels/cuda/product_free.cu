@@ -223,8 +223,9 @@ __device__ __forceinline__ void consume_narrowest(const Product& p, const Ring& 
 /// The rest is product_kernel()'s.
 template <typename S, Store kStore>
 __global__ __cluster_dims__(S::kCluster, 1, 1)
-    __launch_bounds__(S::kThreads, 1) void product_free_kernel(const __grid_constant__ Product p,
-                                                            const __grid_constant__ Shares known) {
+    __launch_bounds__(S::kThreads,
+                      1) void product_free_kernel(const __grid_constant__ Product p,
+                                                  const __grid_constant__ Shares known) {
   using Shared = SharedMemory<S, kStore>;
   extern __shared__ __align__(1024) std::byte dynamic[];
   if (shared_address(dynamic) % 1024 != 0) __trap();  // swizzles count from the address

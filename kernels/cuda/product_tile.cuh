@@ -5,6 +5,7 @@
 
 #include <type_traits>
 
+#include "kernels/cuda/device.hpp"
 #include "kernels/cuda/staged_store.cuh"
 #include "kernels/cuda/tiles.cuh"
 #include "kernels/cuda/wgmma.cuh"
@@ -34,8 +35,12 @@ cudaError_t with_shape(const Product& p, const Launch& launch) {
   // Few rows a group: small tiles spread best over the multiprocessors. Up to 128: tall tiles, so
   // that activations cost little L2 traffic. More: wide tiles keep the tensor cores busy.
   const int mean = p.counts != nullptr ? p.rows / p.groups : p.rows;
+  // One weight whose tiles of 256 rows would leave most multiprocessors idle: lower ones. (6144 x
+  // 8192 by 64 and 128 rows 0.046 and 0.057 ms instead of 0.065 and 0.087.)
+  const bool is_small = p.counts == nullptr && p.weight_rows / 128 <= multiprocessors() / 2;
   const auto by_rows = [&](auto store) {
     if (p.rows <= 16) return launch(Shape<1, 16, 1, false, 1>{}, store);
+    if (is_small && p.rows <= 256) return launch(Shape<1, 128, 1>{}, store);
     if (mean <= 8) return launch(Shape<1, 64, 1>{}, store);
     if (mean <= 128) return launch(Shape<2, 128, 1>{}, store);
     return launch(Shape<1, 256, 2>{}, store);
