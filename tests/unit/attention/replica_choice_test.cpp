@@ -174,6 +174,20 @@ TEST(ReplicaChoice, ASlowWorkerGetsLittleAndComesBack) {
   }
 }
 
+/// The host took the core away once: the next micro-batches are shared as before.
+TEST(ReplicaChoice, OneLongAnswerChangesNothing) {
+  Farm farm(2);
+  farm.run(kSecond, 1, 8);
+  const double speed = farm.seen(1).speed;
+  farm.unit_us[1] = 200;
+  const std::uint64_t before = farm.batches_done;
+  while (farm.batches_done == before) farm.run(kMillisecond, 1, 8);
+  farm.unit_us[1] = 20;
+  EXPECT_NEAR(farm.seen(1).speed, speed, 0.25);
+  farm.run(50 * kMillisecond, 1, 8);
+  EXPECT_NEAR(farm.share(1), 0.5, 0.06);
+}
+
 TEST(ReplicaChoice, WorkFollowsSpeed) {
   Farm farm(2);
   farm.unit_us = {20, 60};
