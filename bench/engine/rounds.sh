@@ -13,15 +13,15 @@ bin=$(cd "$(dirname "$0")/../.." && pwd)/build/release/bin
 trap '"$bin/fulgur" down --port "$port"' EXIT
 endpoint=$("$bin/fulgur" status --port "$port" --json |
   grep -o '"endpoint": *"[^"]*attention[^"]*"' | head -1 | cut -d'"' -f4)
+# bench TITLE DECODE CACHE_BYTES OPTIONS...
 bench() {
   echo "== $1"
-  shift
-  "$bin/fulgur-bench-engine" --model "$model" --threads 2 --decode 1,8,32 --prefill 512,4096 \
-    --steps 32 --repeats 1 --seed "$((round + 1))" --prefix-cache-bytes 0 "$@"
+  "$bin/fulgur-bench-engine" --model "$model" --threads 2 --decode "$2" --prefill 512,4096 \
+    --steps 32 --repeats 1 --seed "$((round + 1))" --prefix-cache-bytes "$3" "${@:4}"
 }
 for ((round = 0; round < rounds; ++round)); do
-  bench "one process, AMX" --isa amx
-  bench mesh --mesh "$endpoint"
-  bench "one process, AVX" --isa avx
-  bench "one process, AMX, prefix cache" --isa amx --decode 0 --prefix-cache-bytes 268435456
+  bench "one process, AMX" 1,8,32 0 --isa amx
+  bench mesh 1,8,32 0 --mesh "$endpoint"
+  bench "one process, AVX" 1,8,32 0 --isa avx
+  bench "one process, AMX, prefix cache" 0 268435456 --isa amx
 done

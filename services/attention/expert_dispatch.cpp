@@ -188,7 +188,7 @@ std::vector<wire::WorkerSeen> ExpertDispatch::workers_seen() const {
     entry.incarnation = worker.incarnation;
     entry.reachable = worker.up;
     const double pace = pace_of(worker);
-    if (pace > 0 && median > 0 && worker.pace.measured()) {
+    if (pace > 0 && median > 0 && worker.pace.well_measured()) {
       entry.speed = static_cast<float>(median / pace);
       entry.slow = pace >= kSlow * median;
     }

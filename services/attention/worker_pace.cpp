@@ -33,6 +33,7 @@ void WorkerPace::answered(Nanoseconds now, double units, bool alone) {
   const double keep = surprises_ >= 2 || surprises_ <= -2 || old ? kKeepLittle : kKeep;
   time_ = time_ * keep + time;
   units_ = units_ * keep + units;
+  answers_ = std::min(answers_ + 1, 1000U);
 }
 
 double WorkerPace::value(Nanoseconds now, double units_owed) const {

@@ -24,6 +24,8 @@ class WorkerPace {
   void answered(Nanoseconds now, double units, bool alone);
 
   bool measured() const { return units_ > 0; }
+  /// Whether so many answers stand behind it that others may be told.
+  bool well_measured() const { return answers_ >= 16; }
   /// Nanoseconds a unit; 0: not measured. `units_owed` is the size of a dispatch that is
   /// outstanding, 0 when none is.
   double value(Nanoseconds now, double units_owed) const;
@@ -33,6 +35,7 @@ class WorkerPace {
   Nanoseconds answered_at_ = 0;  ///< last
   double time_ = 0;              ///< decayed sums over answers
   double units_ = 0;
+  std::uint32_t answers_ = 0;
   int surprises_ = 0;  ///< answers in a row twice as slow (> 0) or as fast (< 0) as expected
 };
 
