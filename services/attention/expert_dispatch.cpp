@@ -9,6 +9,7 @@ namespace fulgur::attention {
 namespace {
 
 constexpr Nanoseconds kAvoidFor = 1 * kSecond;
+constexpr Nanoseconds kFirstLinkIn = 2 * kSecond;  // before that no new worker is unreachable
 constexpr double kSameSpeed = 1.25;  // slowness within this factor of 1 is noise
 constexpr double kSlow = 4.0;        // beyond it a worker is reported …
 constexpr double kSlowPenalty = 2.0;  // … and left alone more than its speed alone would say
@@ -51,7 +52,10 @@ bool ExpertDispatch::set_placement(const wire::Placement& placement) {
     worker.incarnation = entry.incarnation;
     worker.endpoint = entry.endpoint;
     worker.replicas = entry.replicas;
-    if (worker.link == 0) worker.link = hooks_.connect(entry.endpoint);
+    if (worker.link == 0) {
+      worker.link = hooks_.connect(entry.endpoint);
+      worker.link_due = clock_.now() + kFirstLinkIn;
+    }
     workers_[entry.name] = std::move(worker);
   }
   // What a worker that left the placement still owes goes to its successors at once.
@@ -75,6 +79,7 @@ void ExpertDispatch::on_link_up(transport::LinkId link) {
   Worker* worker = by_link(link);
   if (worker == nullptr) return;
   worker->up = true;
+  worker->link_due = 0;
   worker->avoid_until = 0;
   worker->pace = WorkerPace(clock_.now());
   retry_parked();
@@ -186,7 +191,7 @@ std::vector<wire::WorkerSeen> ExpertDispatch::workers_seen() const {
     wire::WorkerSeen entry;
     entry.name = name;
     entry.incarnation = worker.incarnation;
-    entry.reachable = worker.up;
+    entry.reachable = worker.up || (worker.link != 0 && clock_.now() < worker.link_due);
     const double pace = pace_of(worker);
     if (pace > 0 && median > 0 && worker.pace.well_measured()) {
       entry.speed = static_cast<float>(median / pace);

@@ -109,6 +109,7 @@ class ExpertDispatch {
     std::vector<std::uint64_t> replicas;
     transport::LinkId link = 0;
     bool up = false;
+    Nanoseconds link_due = 0;  ///< when a link that never was up should be; 0: it was
     std::uint64_t load = 0;  ///< cost of what is outstanding
     std::uint32_t outstanding = 0;
     Nanoseconds avoid_until = 0;  ///< after a nack or silence: only when nobody else holds the expert

@@ -137,6 +137,26 @@ TEST(ExpertDispatch, SendsEachRowOnceAndSplitsExpertsOverReplicas) {
   EXPECT_EQ(mesh.dispatch.outstanding(), 0U);
 }
 
+TEST(ExpertDispatch, AWorkerIsUnreachableOnlyAfterTheTimeThatALinkTakes) {
+  Mesh mesh;
+  mesh.place(1, {kAll, kAll});
+  const auto reachable = [&](std::size_t worker) {
+    return mesh.dispatch.workers_seen().at(worker).reachable;
+  };
+  EXPECT_TRUE(reachable(0) && reachable(1)) << "its link is being made";
+  EXPECT_FALSE(mesh.dispatch.complete()) << "that is no worker to route to yet";
+  mesh.up(1);
+  mesh.clock.advance(2 * kSecond);
+  EXPECT_TRUE(reachable(0));
+  EXPECT_FALSE(reachable(1)) << "it never came up";
+  mesh.place(2, {kAll, kAll});
+  EXPECT_FALSE(reachable(1)) << "a placement makes no new link to it";
+  mesh.up(2);
+  EXPECT_TRUE(reachable(1));
+  mesh.dispatch.on_link_down(1);
+  EXPECT_FALSE(reachable(0)) << "a link that was lost is said at once";
+}
+
 TEST(ExpertDispatch, ReroutesWhatALostWorkerOwes) {
   Mesh mesh;
   mesh.place(1, {kAll, kAll});
