@@ -45,7 +45,7 @@ class MeshTransport final : public Transport, private Sleeper {
 
   // Sleeper
   bool has_work() override;
-  bool may_spin() const override { return !shm_links_.empty(); }
+  bool may_spin() const override { return !links_.empty(); }
   void set_asleep(bool asleep) override;
   Nanoseconds until_timer() const override;
 

@@ -30,7 +30,7 @@ struct TransportOptions {
   /// lets in who has any of them, connects with each in turn.
   std::vector<CurveKey> curve;
   std::size_t ring_bytes = 4U << 20;   ///< of one direction of a shared-memory link; power of two
-  Nanoseconds spin = 100 * kMicrosecond;  ///< longest busy wait for shared memory; it adapts
+  Nanoseconds spin = 100 * kMicrosecond;  ///< longest busy wait for a message; it adapts
   Nanoseconds heartbeat = 5 * kSecond;   ///< between pings; a peer silent for three is gone
   Nanoseconds reconnect_first = 10 * kMillisecond;
   Nanoseconds reconnect_last = 1 * kSecond;
