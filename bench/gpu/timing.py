@@ -20,9 +20,8 @@ def time_ms(function, repeats=20, warmup=3):
     return statistics.median(times)
 
 
-def time_graph_ms(functions, repeats=20):
-    """Median time of one call in ms, launch gaps of the host removed: the functions (same work on
-    different inputs, so that the cache does not serve them) are captured in one graph."""
+def captured(functions):
+    """A graph of one call of each function, after they have run once."""
     for function in functions:
         function()
     torch.cuda.synchronize()
@@ -30,22 +29,19 @@ def time_graph_ms(functions, repeats=20):
     with torch.cuda.graph(graph):
         for function in functions:
             function()
-    return time_ms(graph.replay, repeats) / len(functions)
+    return graph
+
+
+def time_graph_ms(functions, repeats=20):
+    """Median time of one call in ms, launch gaps of the host removed: the functions (same work on
+    different inputs, so that the cache does not serve them) are captured in one graph."""
+    return time_ms(captured(functions).replay, repeats) / len(functions)
 
 
 def alternate_ms(first, second, rounds=21):
     """Medians of one call of each of two lists of functions, captured as in time_graph_ms(). The two
     graphs take turns, so that what the card does meanwhile (clocks, power) happens to both."""
-    graphs = []
-    for functions in (first, second):
-        for function in functions:
-            function()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for function in functions:
-                function()
-        graphs.append((graph, len(functions)))
+    graphs = [(captured(functions), len(functions)) for functions in (first, second)]
     for graph, _ in graphs * 2:
         graph.replay()
     torch.cuda.synchronize()
