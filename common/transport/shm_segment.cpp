@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -12,7 +13,10 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <system_error>
+#include <utility>
 
 namespace fulgur::transport {
 namespace {
@@ -57,6 +61,30 @@ struct Descriptor {
   }
 };
 
+/// Unlinks the files of a segment. Its memory last: without it nobody would look for the others.
+void unlink_files(const std::string& name) {
+  ::unlink(bell_path(name, true).c_str());
+  ::unlink(bell_path(name, false).c_str());
+  ::unlink(path_of(name).c_str());
+}
+
+/// Removes the segments of creators that were killed before their peer had opened them. An empty one
+/// is just being created: it has no lock yet.
+void remove_abandoned() {
+  std::error_code failure;
+  std::filesystem::directory_iterator folder(kFolder, failure);
+  for (; !failure && folder != std::filesystem::end(folder); folder.increment(failure)) {
+    const std::string name = folder->path().filename();
+    if (!well_formed(name)) continue;
+    const Descriptor file{
+        ::open(path_of(name).c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)};
+    struct stat info {};
+    if (file.fd < 0 || fstat(file.fd, &info) != 0 || !S_ISREG(info.st_mode)) continue;
+    if (info.st_uid != geteuid() || info.st_size == 0) continue;
+    if (flock(file.fd, LOCK_EX | LOCK_NB) == 0) unlink_files(name);
+  }
+}
+
 std::string fresh_name() {
   std::uint64_t random = 0;
   [[maybe_unused]] const auto got = getrandom(&random, sizeof(random), 0);
@@ -78,19 +106,23 @@ Result<std::unique_ptr<ShmSegment>> ShmSegment::create(std::size_t ring_bytes) {
     return error(Code::invalid_argument, "ring_bytes is {}: not a power of two in [{}, {}]",
                  ring_bytes, kSmallestRing, kLargestRing);
   }
+  remove_abandoned();
   std::unique_ptr<ShmSegment> segment(new ShmSegment);
   segment->name_ = fresh_name();
-  const Descriptor file{
-      ::open(path_of(segment->name_).c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600)};
+  const int fd = ::open(path_of(segment->name_).c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
   const std::size_t size = kDataOffset + 2 * ring_bytes;
   segment->linked_ = true;
-  // Without allocated blocks a full /dev/shm would kill the first process that writes.
-  const int failed = file.fd < 0 ? errno : posix_fallocate(file.fd, 0, static_cast<off_t>(size));
+  segment->lock_ = fd;
+  // The lock before the size. Without allocated blocks a full /dev/shm would kill the first process
+  // that writes.
+  const int failed = fd < 0 || flock(fd, LOCK_EX | LOCK_NB) != 0
+                         ? errno
+                         : posix_fallocate(fd, 0, static_cast<off_t>(size));
   if (failed != 0) {
     return error(Code::resource_exhausted, "cannot create {} bytes of shared memory: {}", size,
                  std::strerror(failed));
   }
-  FULGUR_RETURN_IF_ERROR(segment->map(file.fd, size));
+  FULGUR_RETURN_IF_ERROR(segment->map(fd, size));
   reinterpret_cast<Layout*>(segment->memory_)->header = {kMagic, ring_bytes};
   segment->ring_bytes_ = ring_bytes;
   for (const bool creator : {true, false}) {
@@ -160,9 +192,8 @@ ShmSegment::~ShmSegment() {
 
 void ShmSegment::unlink() {
   if (!std::exchange(linked_, false)) return;
-  ::unlink(path_of(name_).c_str());
-  ::unlink(bell_path(name_, true).c_str());
-  ::unlink(bell_path(name_, false).c_str());
+  unlink_files(name_);
+  if (lock_ >= 0) close(std::exchange(lock_, -1));
 }
 
 RingControl& ShmSegment::control(int ring) {

@@ -1,6 +1,7 @@
 // The memory of one shared-memory link and the FIFOs by which its two processes wake each other.
 // The side that connects creates all three files under /dev/shm and unlinks them as soon as the
-// other side has opened them, so that a killed process leaves nothing behind.
+// other side has opened them, so that a process killed later leaves nothing behind. What one killed
+// before that has left, the next segment that anybody creates removes: nobody holds a lock on it.
 #pragma once
 
 #include <cstddef>
@@ -47,6 +48,7 @@ class ShmSegment {
 
   std::string name_;
   bool linked_ = false;  ///< the files still have names
+  int lock_ = -1;        ///< creator, while they have: says that somebody will unlink them
   std::byte* memory_ = nullptr;
   std::size_t size_ = 0;
   std::size_t ring_bytes_ = 0;

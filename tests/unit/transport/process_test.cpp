@@ -13,6 +13,7 @@
 #include <filesystem>
 
 #include "common/transport/make_transport.hpp"
+#include "common/transport/shm_segment.hpp"
 #include "tests/unit/transport/node.hpp"
 
 namespace fulgur::transport {
@@ -162,6 +163,36 @@ TEST_P(Processes, NothingIsLeftInSharedMemory) {
   for (const auto& entry : std::filesystem::directory_iterator("/dev/shm")) {
     EXPECT_FALSE(entry.path().filename().string().starts_with(ours)) << entry.path();
   }
+}
+
+// Killed between its offer and the peer's answer.
+TEST(Segments, WhatAKilledCreatorLeftIsRemovedByTheNext) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    const auto segment = ShmSegment::create(64U << 10);
+    const std::string name = segment.is_ok() ? (*segment)->name() : "";
+    if (write(ends[1], name.data(), name.size()) < 0) _exit(1);
+    for (;;) pause();
+  }
+  char name[128] = {};
+  ASSERT_GT(read(ends[0], name, sizeof(name) - 1), 0);
+  close(ends[0]);
+  close(ends[1]);
+  const auto left = [&](const char* end) {
+    return std::filesystem::exists(std::string("/dev/shm/") + name + end);
+  };
+  // One that somebody is about to open stays, also beside others.
+  const auto own = ShmSegment::create(64U << 10);
+  ASSERT_TRUE(own.is_ok());
+  EXPECT_TRUE(left("") && left(".c") && left(".a"));
+  kill(child, SIGKILL);
+  ASSERT_EQ(waitpid(child, nullptr, 0), child);
+  const auto next = ShmSegment::create(64U << 10);
+  ASSERT_TRUE(next.is_ok());
+  EXPECT_FALSE(left("") || left(".c") || left(".a"));
+  EXPECT_TRUE(ShmSegment::open((*own)->name()).is_ok());
 }
 
 INSTANTIATE_TEST_SUITE_P(Ways, Processes,
