@@ -308,8 +308,9 @@ void MeshTransport::greet_accepted(ZmqMessage& message) {
   schedule(kept, clock_.now() + options_.hello_timeout);
 }
 
-/// Ends the accepted links of older incarnations of the process that says this Hello: their
-/// connections are half-open. False when the newcomer is the older one.
+/// Ends the accepted links of older incarnations of the process that says this Hello: mostly, their
+/// connections are half-open. One that lives hears why; it tries again, and is welcome once the newer
+/// one has gone. False when the newcomer is the older one.
 bool MeshTransport::make_room_for(const wire::Hello& hello, const std::string& routing_id) {
   std::vector<LinkId> dead;
   for (const auto& [id, link] : links_) {
@@ -321,8 +322,10 @@ bool MeshTransport::make_room_for(const wire::Hello& hello, const std::string& r
     }
     if (link.peer.incarnation < hello.incarnation) dead.push_back(id);
   }
+  const Status replaced = error(Code::unavailable, "{} was started again", hello.name);
   for (const LinkId id : dead) {
-    lose(links_.at(id), error(Code::unavailable, "{} was restarted", hello.name));
+    refuse(links_.at(id).routing_id, replaced);
+    lose(links_.at(id), replaced);
   }
   return true;
 }

@@ -201,11 +201,13 @@ void Coordinator::on_heartbeat(transport::LinkId link, const wire::Heartbeat& be
 }
 
 /// A registration that does not follow was lost: the answer makes the member send it again. An
-/// older process that has been replaced hears nothing.
+/// older process hears nothing while the one that replaced it is there.
 void Coordinator::answer_stranger(transport::LinkId link, const wire::Heartbeat& beat) {
   ++counters_.strangers;
   const Member* const successor = members_.find(beat.name);
-  if (successor != nullptr && successor->info.incarnation > beat.incarnation) return;
+  if (successor != nullptr && successor->state != MemberState::lost &&
+      successor->info.incarnation > beat.incarnation)
+    return;
   const Nanoseconds now = clock_.now();
   std::erase_if(strangers_, [&](auto& entry) { return now - entry.second > kStrangerPeriod; });
   if (strangers_.size() >= kStrangersMax) return;

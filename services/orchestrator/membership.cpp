@@ -68,11 +68,13 @@ Result<Membership::Arrival> Membership::on_register(transport::LinkId link,
   bool draining = info.draining;
   if (const auto found = members_.find(info.name); found != members_.end()) {
     const Member& old = found->second;
-    if (info.incarnation < old.info.incarnation)
+    const bool present = old.state != MemberState::lost;
+    // Incarnations are times of start. Those of the lost bind nobody: a clock may have been set back, or
+    // the newer process have gone before the older one.
+    if (present && info.incarnation < old.info.incarnation)
       return error(Code::failed_precondition,
                    "{} started again since: incarnation {} is older than {}", info.name,
                    info.incarnation, old.info.incarnation);
-    const bool present = old.state != MemberState::lost;
     draining |= old.draining && info.incarnation == old.info.incarnation;
     if (present && old.info.kind != info.kind)
       return error(Code::invalid_argument, "the name {} belongs to a {}", info.name,

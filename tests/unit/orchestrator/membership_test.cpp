@@ -83,6 +83,16 @@ TEST_F(MembershipTest, SilenceIsLossAndSpeakingComesBack) {
   EXPECT_EQ(members_.find("expert-0")->state, MemberState::alive);
 }
 
+TEST_F(MembershipTest, IncarnationsOfTheLostBindNobody) {
+  ASSERT_TRUE(members_.on_register(1, worker("expert-0", 6)).is_ok());
+  EXPECT_EQ(members_.on_register(2, worker("expert-0", 5)).status().code(),
+            Code::failed_precondition);
+  clock_.advance(MembershipLimits{}.heartbeat_timeout + kSecond);
+  EXPECT_EQ(members_.expire(), std::vector<std::string>{"expert-0"});
+  EXPECT_EQ(*members_.on_register(2, worker("expert-0", 5)), Arrival::joined);
+  EXPECT_EQ(members_.find("expert-0")->info.incarnation, 5U);
+}
+
 TEST_F(MembershipTest, HeartbeatsOfStrangersAreNotFound) {
   EXPECT_EQ(members_.on_heartbeat(1, beat("expert-0", 1)).status().code(), Code::not_found);
   ASSERT_TRUE(members_.on_register(1, worker("expert-0", 2)).is_ok());

@@ -286,6 +286,28 @@ TEST(Links, AnOlderIncarnationIsRefusedWhileANewerIsConnected) {
   EXPECT_EQ(b->up.begin()->second.incarnation, 8U);
 }
 
+// What a second process of a taken name displaces may well be alive: it must not believe in its link for ever.
+TEST(Links, ADisplacedProcessHearsOfItAndIsBackOnceTheNewerOneIsGone) {
+  for (const Carrier carrier : {Carrier::zmq, Carrier::automatic}) {
+    TransportOptions options;
+    options.allowed = carrier;
+    const auto b = listener(carrier);
+    const auto older = node_of("worker", options, 6);
+    join(*older, *b);
+    const auto newer = node_of("worker", options, 7);
+    ASSERT_TRUE(newer->transport().connect(b->transport().endpoint(), carrier).is_ok());
+    ASSERT_TRUE(pump({b.get(), older.get(), newer.get()}, [&] { return older->downs.size() == 1; }));
+    EXPECT_EQ(older->downs[0].why.message(), "refused with \"worker was started again\"");
+    ASSERT_TRUE(pump({b.get(), older.get(), newer.get()}, [&] { return !newer->up.empty(); }));
+    EXPECT_EQ(b->up.begin()->second.incarnation, 7U);
+    newer->destroy();
+    ASSERT_TRUE(pump({b.get(), older.get()}, [&] { return b->ups.size() == 3; }));
+    EXPECT_EQ(b->up.begin()->second.incarnation, 6U);
+    ASSERT_TRUE(pump({b.get(), older.get()}, [&] { return older->ups.size() == 2; }));
+    EXPECT_EQ(b->transport().stats().malformed, 0U);
+  }
+}
+
 TEST(Links, CarriersFollowWhatBothEndsAllow) {
   const auto any = dialer(Carrier::automatic);
   const auto zmq = dialer(Carrier::zmq, "zmq");
