@@ -10,25 +10,27 @@
 #include "cli/http_client.hpp"
 #include "cli/run_dir.hpp"
 #include "cli/status_view.hpp"
+#include "common/base/clock.hpp"
 
 namespace fulgur::cli {
 namespace {
 
 constexpr useconds_t kPollPeriod_us = 50'000;
 
-/// /v1/mesh, waiting a moment for an orchestrator that is starting again.
+/// /v1/mesh, waiting a moment for an orchestrator that is starting again; one that hangs costs no more.
 Result<std::string> fetch_mesh(const RunDir& dir) {
-  constexpr int kAttempts = 20;
-  Result<std::string> mesh = Status(Code::unavailable, "never asked");
-  for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    auto record = dir.read();
-    if (!record.is_ok()) return record.status();
-    HttpClient orchestrator("http://" + record->orchestrator_admin);
-    auto answer = orchestrator.get("/v1/mesh", 2 * kSecond);
+  constexpr Nanoseconds kPatience = 3 * kSecond;
+  const RealClock clock;
+  const Nanoseconds end = clock.now() + kPatience;
+  for (Nanoseconds left = kPatience; left > 0; left = end - clock.now()) {
+    FULGUR_ASSIGN_OR_RETURN(const MeshRecord record, dir.read());
+    HttpClient orchestrator("http://" + record.orchestrator_admin);
+    auto answer = orchestrator.get("/v1/mesh", left);
     if (answer.is_ok() && answer->status == 200) return std::move(answer->body);
     usleep(kPollPeriod_us);
   }
-  return mesh_json_from_record(*dir.read());
+  FULGUR_ASSIGN_OR_RETURN(const MeshRecord record, dir.read());
+  return mesh_json_from_record(record);
 }
 
 }  // namespace

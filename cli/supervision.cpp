@@ -48,7 +48,25 @@ Status Supervision::start(Service& service) {
   service.started_at = clock_.now();
   for (auto& recorded : record_.services)
     if (recorded.name == service.plan.name) recorded.pid = service.pid;
-  return dir_.write(record_);
+  return save();
+}
+
+Status Supervision::start_again(Service& service) {
+  const Status started = start(service);
+  if (started.is_ok() || !ready_) return started;
+  const Nanoseconds delay = service.backoff.next(0);
+  service.restart_at = clock_.now() + delay;
+  log::warn("{} cannot be started again, next attempt in {} ms: {}", service.plan.name,
+            delay / kMillisecond, started.message());
+  return Status::ok();
+}
+
+/// Others read the record to look at the mesh; it serves without.
+Status Supervision::save() {
+  const Status written = dir_.write(record_);
+  if (written.is_ok() || !ready_) return written;
+  log::warn("{}", written.message());
+  return Status::ok();
 }
 
 /// The orchestrator waits for the services there are now, which need not be those of the start.
@@ -79,7 +97,11 @@ bool Supervision::runs(const std::string& name) const {
 Status Supervision::add(ServicePlan plan) {
   record_.services.push_back({plan.kind, plan.name, 0, plan.endpoint, dir_.log_path(plan.name)});
   services_.push_back({std::move(plan), 0, 0, 0, 0, {}});
-  return start(services_.back());
+  const Status started = start(services_.back());
+  if (started.is_ok()) return started;
+  services_.pop_back();
+  record_.services.pop_back();
+  return started;
 }
 
 void Supervision::let_go(const std::string& name) {
@@ -116,10 +138,10 @@ Status Supervision::poll() {
       FULGUR_RETURN_IF_ERROR(on_exit(service, wait_status));
     }
     if (service.pid == 0 && clock_.now() >= service.restart_at)
-      FULGUR_RETURN_IF_ERROR(start(service));
+      FULGUR_RETURN_IF_ERROR(start_again(service));
   }
   for (const std::string& name : drained) let_go(name);
-  return drained.empty() ? Status::ok() : dir_.write(record_);
+  return drained.empty() ? Status::ok() : save();
 }
 
 void Supervision::reap() {

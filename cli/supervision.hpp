@@ -26,14 +26,15 @@ class Supervision {
 
   /// Reaps the dead and starts what is due. Before the mesh was ready, a service that exits by
   /// itself is a failure with the service's own last words; after, it is started again, unless it
-  /// is a worker or shard that ended well: that one was drained.
+  /// is a worker or shard that ended well: that one was drained. Once ready, what cannot be done now
+  /// (a program that is just being replaced, a full disk) is warned of and tried again.
   Status poll();
   void mesh_is_ready() { ready_ = true; }
 
   /// Services of `kind` that are kept running.
   std::uint32_t count(const std::string& kind) const;
   bool runs(const std::string& name) const;
-  /// Starts one more service and keeps it running.
+  /// Starts one more service and keeps it running; one that does not start is not kept.
   Status add(ServicePlan plan);
 
   /// SIGTERM, to the router first so that it can drain; SIGKILL to whoever is left after `deadline`
@@ -51,6 +52,8 @@ class Supervision {
   };
 
   Status start(Service& service);
+  Status start_again(Service& service);
+  Status save();
   Status on_exit(Service& service, int wait_status);
   std::vector<std::string> orchestrator_arguments(const ServicePlan& plan);
   void let_go(const std::string& name);

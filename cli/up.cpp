@@ -1,10 +1,16 @@
 // fulgur up: claims the run directory, starts and supervises the services until told to stop.
 #include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <initializer_list>
+#include <iterator>
 
 #include "cli/commands.hpp"
 #include "cli/greeting.hpp"
@@ -103,12 +109,19 @@ Result<std::vector<std::string>> scale(Supervision& mesh, const UpOptions& optio
   return names;
 }
 
-Status serve(const UpOptions& options, const std::string& model, const model::ModelConfig& config,
-             const RunDir& dir, DetachSignal detach) {
+/// Blocks, for this process and those it forks, the signals that end a mesh and the given ones; returns them all.
+sigset_t block_signals(std::initializer_list<int> more) {
   sigset_t signals;
   sigemptyset(&signals);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGCHLD}) sigaddset(&signals, signal);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);
+  for (const int signal : more) sigaddset(&signals, signal);
   sigprocmask(SIG_BLOCK, &signals, nullptr);
+  return signals;
+}
+
+Status serve(const UpOptions& options, const std::string& model, const model::ModelConfig& config,
+             const RunDir& dir, DetachSignal detach) {
+  const sigset_t signals = block_signals({SIGCHLD});
   signal(SIGPIPE, SIG_IGN);
 
   const RealClock clock;
@@ -155,10 +168,33 @@ int start_mesh(const UpOptions& options, const std::string& model,
   return ended.is_ok() ? 0 : fail(ended);
 }
 
+/// Waits until the mesh in process `child` serves or has failed. It has a session of its own: what is
+/// to end this command (Ctrl-C) would not reach it.
+int wait_for_start(pid_t child, int detach_pipe, const sigset_t& signals) {
+  const int arrivals = signalfd(-1, &signals, SFD_CLOEXEC);
+  pollfd watched[] = {{detach_pipe, POLLIN, 0}, {arrivals, POLLIN, 0}};
+  bool interrupted = false;
+  while (watched[0].revents == 0) {
+    if (poll(watched, std::size(watched), -1) < 0 && errno != EINTR) break;
+    signalfd_siginfo arrival{};
+    if (watched[1].revents == 0 || read(arrivals, &arrival, sizeof(arrival)) <= 0) continue;
+    interrupted = true;
+    kill(child, SIGTERM);
+    watched[0] = {detach_pipe, 0, 0};  // that it serves means nothing any more: until it has ended
+  }
+  char answer = 0;
+  const bool ready = !interrupted && read(detach_pipe, &answer, 1) == 1;
+  if (!ready) waitpid(child, nullptr, 0);
+  if (interrupted) std::fprintf(stderr, "fulgur: interrupted, the mesh has ended\n");
+  return ready ? 0 : 1;
+}
+
 int start_detached(const UpOptions& options, const std::string& model,
                    const model::ModelConfig& config) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return fail(Status(Code::unavailable, "cannot make a pipe"));
+  // Before the fork: no moment in which a signal would end only one of the two.
+  const sigset_t signals = block_signals({});
   const pid_t child = fork();
   if (child < 0) return fail(Status(Code::unavailable, "cannot fork"));
   if (child == 0) {
@@ -167,10 +203,7 @@ int start_detached(const UpOptions& options, const std::string& model,
     _exit(start_mesh(options, model, config, ends[1]));
   }
   close(ends[1]);
-  char answer = 0;
-  const bool ready = read(ends[0], &answer, 1) == 1;
-  close(ends[0]);
-  return ready ? 0 : 1;
+  return wait_for_start(child, ends[0], signals);
 }
 
 }  // namespace

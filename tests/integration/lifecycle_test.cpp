@@ -4,11 +4,13 @@
 #include <netinet/in.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
 
+#include "cli/child.hpp"
 #include "cli/http_client.hpp"
 #include "cli/supervision.hpp"
 #include "tests/integration/api.hpp"
@@ -48,6 +50,16 @@ TEST(Lifecycle, SigtermEndsEverything) {
   EXPECT_EQ(mesh.stop(), 0);
   expect_all_gone(pids);
   EXPECT_FALSE(fs::exists(directory));
+}
+
+TEST(Lifecycle, CtrlCEndsEverything) {
+  Mesh mesh({1, 1, "auto", "bf16"});
+  const Status started = mesh.start();
+  ASSERT_TRUE(started.is_ok()) << started.message();
+  const auto pids = mesh.pids();
+  EXPECT_EQ(mesh.stop(SIGINT), 0);
+  expect_all_gone(pids);
+  EXPECT_FALSE(fs::exists(mesh.dir().path()));
 }
 
 TEST(Lifecycle, TwoMeshesSideBySide) {
@@ -94,6 +106,49 @@ TEST(Lifecycle, StatusNamesEveryService) {
       EXPECT_TRUE(service.contains(field)) << field;
     EXPECT_EQ(service["replicas"], service["kind"] == "expert" ? 8 * 16 : 0) << service.dump();
   }
+}
+
+TEST(Lifecycle, StatusDoesNotWaitForAnOrchestratorThatHangs) {
+  Mesh mesh({1, 1, "auto", "bf16"});
+  const Status started = mesh.start();
+  ASSERT_TRUE(started.is_ok()) << started.message();
+  ASSERT_EQ(kill(mesh.pid_of("orchestrator"), SIGSTOP), 0);
+  const Finished finished =
+      run_program(program("fulgur"), {"status", "--json", "--port", std::to_string(mesh.port())},
+                  30 * kSecond);
+  EXPECT_EQ(finished.exit_code, 0) << finished.output;
+  const json status = json::parse(finished.output, nullptr, false);
+  ASSERT_TRUE(status.is_object()) << finished.output;
+  EXPECT_EQ(status["services"].size(), 4U);  // as the record has them
+  ASSERT_EQ(kill(mesh.pid_of("orchestrator"), SIGCONT), 0);
+  EXPECT_EQ(mesh.stop(), 0);
+}
+
+// Somebody starts a worker by hand under a name that is taken, sees it, and ends it again.
+TEST(Lifecycle, AWorkerWhoseNameWasTakenForAWhileIsBack) {
+  Mesh mesh;
+  const Status started = mesh.start();
+  ASSERT_TRUE(started.is_ok()) << started.message();
+  const pid_t own = mesh.pid_of("expert-0");
+  const std::string orchestrator = "ipc://" + mesh.dir().path() + "/orchestrator.sock";
+  const auto second = cli::spawn(program("fulgur-expert"),
+                                 {"--name", "expert-0", "--model", tiny_model(), "--listen",
+                                  "ipc://" + scratch_path("expert.sock"), "--orchestrator",
+                                  orchestrator, "--admin", "127.0.0.1:0"},
+                                 scratch_path("expert"));
+  ASSERT_TRUE(second.is_ok()) << second.status().message();
+  EXPECT_TRUE(eventually([&] {
+    const json view = mesh.view();
+    return view.is_object() && std::any_of(view["services"].begin(), view["services"].end(),
+                                           [&](const json& it) { return it["pid"] == *second; });
+  }));
+  EXPECT_EQ(complete(mesh.url(), {{"prompt", "a fox"}, {"max_tokens", 4}}).error, "");
+  kill(*second, SIGTERM);
+  int wait_status = 0;
+  EXPECT_TRUE(eventually([&] { return waitpid(*second, &wait_status, WNOHANG) == *second; }));
+  EXPECT_TRUE(eventually([&] { return mesh.is_whole(); })) << mesh.view().dump();
+  EXPECT_EQ(mesh.pid_of("expert-0"), own);
+  EXPECT_EQ(complete(mesh.url(), {{"prompt", "a fox"}, {"max_tokens", 4}}).error, "");
 }
 
 TEST(Lifecycle, APortInUseIsOneLine) {
@@ -164,6 +219,65 @@ TEST(Lifecycle, ADetachedMeshLetsGoAndGoesDown) {
   pids.erase(pids.begin());
   expect_all_gone(pids);
   EXPECT_FALSE(fs::exists(cli::RunDir::of(port).path()));
+}
+
+// Programs beside a worker that never registers: such a mesh is never ready.
+TEST(Lifecycle, CtrlCWhileADetachedMeshStartsEndsIt) {
+  const std::string programs = scratch_path("programs");
+  fs::create_directory(programs);
+  fs::copy_file(program("fulgur"), programs + "/fulgur");
+  for (const char* const name : {"fulgur-router", "fulgur-attention", "fulgur-orchestrator"})
+    fs::create_symlink(program(name), programs + "/" + name);
+  std::ofstream(programs + "/fulgur-expert") << "#!/bin/sh\nexec sleep 1000\n";
+  fs::permissions(programs + "/fulgur-expert", fs::perms::owner_all);
+  const std::uint16_t port = cli::free_port();
+  const std::string log = scratch_path("up");
+  const auto command = cli::spawn(programs + "/fulgur",
+                                  {"up", "--detach", "--quiet", "--model", tiny_model(), "--port",
+                                   std::to_string(port)},
+                                  log);
+  ASSERT_TRUE(command.is_ok()) << command.status().message();
+  const auto record = [&] { return cli::RunDir::of(port).read(); };
+  ASSERT_TRUE(eventually([&] {  // the router is the last to be started
+    const auto now = record();
+    return now.is_ok() && std::all_of(now->services.begin(), now->services.end(),
+                                      [](const auto& it) { return it.pid != 0; });
+  }));
+  const auto begun = record();
+  std::vector<pid_t> pids{begun->supervisor_pid};
+  for (const auto& service : begun->services) pids.push_back(service.pid);
+  ASSERT_NE(pids[0], *command);
+  kill(*command, SIGINT);
+  int wait_status = 0;
+  ASSERT_TRUE(eventually([&] { return waitpid(*command, &wait_status, WNOHANG) == *command; }));
+  ASSERT_TRUE(WIFEXITED(wait_status)) << cli::describe_exit(wait_status);
+  EXPECT_EQ(WEXITSTATUS(wait_status), 1);
+  EXPECT_EQ(cli::last_line(log), "fulgur: interrupted, the mesh has ended");
+  expect_all_gone(pids);
+  EXPECT_FALSE(fs::exists(cli::RunDir::of(port).path()));
+}
+
+TEST(Lifecycle, AKilledRouterFreesItsSequencesAndIsBack) {
+  Mesh mesh;
+  const Status started = mesh.start();
+  ASSERT_TRUE(started.is_ok()) << started.message();
+  const std::string shard = mesh.admin_of("attention-0");
+  const json request = {{"prompt", "Once upon a time"},
+                        {"max_tokens", 50'000},
+                        {"ignore_eos", true},
+                        {"stream", true}};
+  cli::HttpClient client(mesh.url());
+  bool killed = false;
+  const auto cut =
+      client.post_stream("/v1/completions", request.dump(), 60 * kSecond, [&](std::string_view) {
+        if (!std::exchange(killed, true)) mesh.kill_service("router-0");
+        return true;
+      });
+  EXPECT_TRUE(killed);
+  EXPECT_FALSE(cut.is_ok()) << "a stream ends with its router";
+  EXPECT_TRUE(eventually([&] { return metric(shard, "fulgur_requests_running") == 0; }));
+  EXPECT_TRUE(eventually([&] { return mesh.is_whole(); })) << mesh.view().dump();
+  EXPECT_EQ(complete(mesh.url(), {{"prompt", "a fox"}, {"max_tokens", 4}}).error, "");
 }
 
 TEST(Lifecycle, AClientThatLeavesFreesItsSequence) {

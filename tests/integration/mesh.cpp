@@ -136,8 +136,8 @@ Status Mesh::start() {
   return Status::ok();
 }
 
-int Mesh::stop() {
-  kill(pid_, SIGTERM);
+int Mesh::stop(int signal) {
+  kill(pid_, signal);
   int wait_status = 0;
   if (!eventually([&] { return reaped(pid_, wait_status); })) return -1;
   pid_ = 0;

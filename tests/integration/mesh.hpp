@@ -3,6 +3,7 @@
 // with the thread that started them.
 #pragma once
 
+#include <signal.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -70,8 +71,8 @@ class Mesh {
 
   /// Returns once the mesh serves; what the command said when it does not.
   Status start();
-  /// SIGTERM; returns the exit code of the command.
-  int stop();
+  /// Sends the command a signal; returns its exit code.
+  int stop(int signal = SIGTERM);
 
   std::uint16_t port() const { return port_; }
   std::string url() const { return "http://127.0.0.1:" + std::to_string(port_); }

@@ -105,6 +105,32 @@ TEST_F(SupervisionTest, AMissingProgramIsNamed) {
   EXPECT_EQ(mesh->start_all().message(), base_ + "/absent is not built");
 }
 
+// A build replaces programs while an older mesh runs them.
+TEST_F(SupervisionTest, AProgramThatIsAwayForAWhileEndsNobody) {
+  script("comes-back", "exec sleep 1000");
+  script("stays", "exec sleep 1000");
+  auto mesh = supervise({"comes-back", "stays"});
+  ASSERT_TRUE(mesh->start_all().is_ok());
+  mesh->mesh_is_ready();
+  const pid_t first = pid_of("comes-back");
+  const pid_t other = pid_of("stays");
+  fs::remove(base_ + "/comes-back");
+  kill(first, SIGKILL);
+  wait_dead(first);
+  ASSERT_TRUE(mesh->poll().is_ok());
+  ASSERT_TRUE(mesh->poll().is_ok());
+  EXPECT_EQ(kill(other, 0), 0);
+  script("comes-back", "exec sleep 1000");
+  while (pid_of("comes-back") == first) ASSERT_TRUE(mesh->poll().is_ok());
+  EXPECT_EQ(kill(pid_of("comes-back"), 0), 0);
+  EXPECT_EQ(pid_of("stays"), other);
+  // One that was never there is refused, and forgotten.
+  EXPECT_EQ(mesh->add({"expert", "absent", "absent", "", {}}).message(),
+            base_ + "/absent is not built");
+  EXPECT_FALSE(mesh->runs("absent"));
+  mesh->shut_down(10 * kSecond);
+}
+
 TEST_F(SupervisionTest, WhoIgnoresTheEndIsKilled) {
   script("deaf", "trap '' TERM; echo deaf; while :; do sleep 1000; done");
   auto mesh = supervise({"deaf"});
