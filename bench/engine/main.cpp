@@ -1,5 +1,5 @@
 // fulgur-bench-engine: decode and prefill speed of one process, and of a running mesh (--mesh with
-// its shard's endpoint), beside the bound of this machine measured in the same run. Decode is bound
+// its port), beside the bound of this machine measured in the same run. Decode is bound
 // by the bytes of weights read, prefill by bf16 (or float32) products.
 #include <CLI/CLI.hpp>
 #include <time.h>
@@ -74,44 +74,40 @@ struct Row {
   double bound_tokens_per_s = 0;
 };
 
-/// Median by speed of `repeats` measurements.
-bench::Point median(std::uint32_t repeats, const std::function<bench::Point()>& measure) {
-  std::vector<bench::Point> points;
-  for (std::uint32_t i = 0; i < repeats; ++i) points.push_back(measure());
-  std::sort(points.begin(), points.end(), [](const auto& a, const auto& b) {
-    return a.tokens_per_s() < b.tokens_per_s();
+/// Median by speed of `repeats` measurements, with the bound of that very one.
+Row median(std::uint32_t repeats, const std::function<Row()>& measure) {
+  std::vector<Row> rows;
+  for (std::uint32_t i = 0; i < repeats; ++i) rows.push_back(measure());
+  std::sort(rows.begin(), rows.end(), [](const auto& a, const auto& b) {
+    return a.point.tokens_per_s() < b.point.tokens_per_s();
   });
-  return points[points.size() / 2];
+  return rows[rows.size() / 2];
 }
 
 std::vector<Row> run_workloads(const Options& options, bench::Target target, const Clock& clock,
                                const model::ModelConfig& config, const kernels::Roofline& roofline,
-                               const std::function<std::pair<double, double>()>& groups_and_steps) {
+                               const std::function<bench::WeightReads()>& weight_reads) {
   const Costs costs = costs_of(config);
   bench::Prompts prompts(config.vocab, options.seed);
   std::vector<Row> rows;
   for (const std::uint32_t batch : options.decode) {
-    double bytes_per_step = 0;
-    const auto point = median(options.repeats, [&] {
-      const auto before = groups_and_steps();
-      auto measured = bench::measure_decode(target, clock, prompts, batch, 16, options.steps);
-      const auto after = groups_and_steps();
-      const double steps = after.second - before.second;
-      bytes_per_step = costs.attention_bytes +
-                       costs.expert_bytes * (steps > 0 ? (after.first - before.first) / steps : 0);
-      return measured;
-    });
-    const double bound = bytes_per_step > costs.attention_bytes
-                             ? roofline.read_gb_s * 1e9 / bytes_per_step * batch
-                             : 0;
-    rows.push_back({"decode", point, bound});
+    rows.push_back(median(options.repeats, [&]() -> Row {
+      const bench::WeightReads before = weight_reads();
+      const auto point = bench::measure_decode(target, clock, prompts, batch, 16, options.steps);
+      const bench::WeightReads after = weight_reads();
+      const double steps = after.steps - before.steps;
+      if (steps <= 0) return {"decode", point, 0};
+      const double groups_per_step = (after.expert_groups - before.expert_groups) / steps;
+      const double bytes_per_step = costs.attention_bytes + costs.expert_bytes * groups_per_step;
+      return {"decode", point, roofline.read_gb_s * 1e9 / bytes_per_step * batch};
+    }));
   }
   const double peak = options.activations == "f32" ? roofline.f32_gf_s : roofline.bf16_gf_s;
   for (const std::uint32_t prompt : options.prefill) {
-    const auto point = median(options.repeats, [&] {
-      return bench::measure_prefill(target, clock, prompts, prompt);
-    });
-    rows.push_back({"prefill", point, peak * 1e9 / costs.flops_per_token});
+    rows.push_back(median(options.repeats, [&]() -> Row {
+      const auto point = bench::measure_prefill(target, clock, prompts, prompt);
+      return {"prefill", point, peak * 1e9 / costs.flops_per_token};
+    }));
   }
   return rows;
 }
@@ -192,8 +188,8 @@ Status run_local(const Options& options, std::shared_ptr<const model::Checkpoint
   };
   const auto counters = [&] {
     const auto& shard = mesh->shard(0);
-    return std::pair{static_cast<double>(shard.dispatch_stats.expert_groups_total),
-                     static_cast<double>(shard.engine->stats().micro_batches_total)};
+    return bench::WeightReads{static_cast<double>(shard.dispatch_stats.expert_groups_total),
+                              static_cast<double>(shard.engine->stats().micro_batches_total)};
   };
   const ThreadClock thread_clock;
   const Clock& timer = options.cpu_time ? static_cast<const Clock&>(thread_clock) : clock;
@@ -205,7 +201,6 @@ Status run_local(const Options& options, std::shared_ptr<const model::Checkpoint
 
 Status run(const Options& options) {
   FULGUR_ASSIGN_OR_RETURN(const auto checkpoint, model::Checkpoint::open(options.model));
-  // Before anything is pinned: the probe leaves this thread on its first cpu.
   const std::vector<int> cpus = kernels::allowed_cpus();
   kernels::Roofline roofline;  // of a GPU it would be wrong: no bounds then
   if (options.backend == "cpu") {
@@ -213,9 +208,10 @@ Status run(const Options& options) {
   }
   if (options.mesh.empty()) return run_local(options, checkpoint, cpus, roofline);
   const RealClock clock;
-  FULGUR_ASSIGN_OR_RETURN(const auto mesh, bench::MeshTarget::connect(options.mesh, clock));
+  FULGUR_ASSIGN_OR_RETURN(const auto shard, bench::find_shard(options.mesh));
+  FULGUR_ASSIGN_OR_RETURN(const auto mesh, bench::MeshTarget::connect(shard, clock));
   print(options, roofline, run_workloads(options, mesh->target(), clock, checkpoint->config(),
-                                         roofline, [] { return std::pair{0.0, 0.0}; }));
+                                         roofline, [&] { return mesh->weight_reads(); }));
   return Status::ok();
 }
 
@@ -227,7 +223,7 @@ int main(int argc, char** argv) {
   CLI::App app("Decode and prefill speed of the engine", "fulgur-bench-engine");
   Options options;
   app.add_option("--model", options.model, "checkpoint directory")->required();
-  app.add_option("--mesh", options.mesh, "endpoint of a running attention shard; else one process");
+  app.add_option("--mesh", options.mesh, "port of a running mesh, or the endpoint of one of its shards (then without bounds of decode); else one process");
   app.add_option("--threads", options.threads, "compute threads")->capture_default_str();
   app.add_option("--backend", options.backend, "what computes, without --mesh")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
   app.add_option("--isa", options.isa, "instructions of backend cpu, and of the bound")->check(CLI::IsMember({"auto", "avx", "amx", "avx512bf16", "avx512", "avx2"}))->capture_default_str();

@@ -2,6 +2,13 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <cctype>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+#include "cli/http_client.hpp"
+#include "cli/run_dir.hpp"
 #include "common/transport/make_transport.hpp"
 #include "common/wire/codec.hpp"
 
@@ -30,9 +37,48 @@ class MeshTarget::Client {
   MeshTarget& owner_;
 };
 
-Result<std::unique_ptr<MeshTarget>> MeshTarget::connect(const std::string& endpoint,
+namespace {
+
+/// Value of a counter without labels in Prometheus' text format; 0 when it is not there.
+double counter_of(const std::string& text, const std::string& name) {
+  const std::size_t at = text.find("\n" + name + " ");
+  return at == std::string::npos ? 0 : std::strtod(text.c_str() + at + name.size() + 2, nullptr);
+}
+
+}  // namespace
+
+Result<ShardAddress> find_shard(const std::string& mesh) {
+  if (!std::ranges::all_of(mesh, [](unsigned char c) { return std::isdigit(c) != 0; }))
+    return ShardAddress{mesh, {}};
+  const auto port = static_cast<std::uint16_t>(std::strtoul(mesh.c_str(), nullptr, 10));
+  FULGUR_ASSIGN_OR_RETURN(const cli::MeshRecord record, cli::RunDir::of(port).read());
+  cli::HttpClient orchestrator("http://" + record.orchestrator_admin);
+  FULGUR_ASSIGN_OR_RETURN(const auto answer, orchestrator.get("/v1/mesh", 5 * kSecond));
+  const auto view = nlohmann::json::parse(answer.body, nullptr, false);
+  if (view.is_object())
+    for (const auto& service : view.value("services", nlohmann::json::array()))
+      if (service.value("kind", "") == "attention" && service.value("state", "") == "alive")
+        return ShardAddress{service.value("endpoint", ""), service.value("admin", "")};
+  return error(Code::unavailable, "the mesh on port {} has no attention shard", port);
+}
+
+WeightReads MeshTarget::weight_reads() const {
+  constexpr useconds_t kRefreshPeriod_us = 700'000;  // a shard brings its metrics up to date twice a second
+  if (admin_.empty()) return {};
+  cli::HttpClient shard("http://" + admin_);
+  for (WeightReads last{-1, -1};; usleep(kRefreshPeriod_us)) {
+    const auto answer = shard.get("/metrics", 5 * kSecond);
+    if (!answer.is_ok()) return {};
+    const WeightReads now{counter_of(answer->body, "fulgur_dispatch_expert_groups_total"),
+                          counter_of(answer->body, "fulgur_micro_batches_total")};
+    if (now == last) return now;
+    last = now;
+  }
+}
+
+Result<std::unique_ptr<MeshTarget>> MeshTarget::connect(const ShardAddress& shard,
                                                         const Clock& clock) {
-  std::unique_ptr<MeshTarget> mesh(new MeshTarget(clock));
+  std::unique_ptr<MeshTarget> mesh(new MeshTarget(clock, shard.admin));
   FULGUR_ASSIGN_OR_RETURN(
       mesh->transport_,
       transport::make_transport({wire::ServiceKind::router, fmt::format("bench-{}", getpid()),
@@ -43,10 +89,10 @@ Result<std::unique_ptr<MeshTarget>> MeshTarget::connect(const std::string& endpo
   mesh->reactor_->subscribe<wire::Done>(client);
   mesh->reactor_->subscribe_links(client);
   FULGUR_ASSIGN_OR_RETURN(mesh->link_,
-                          mesh->transport_->connect(endpoint, transport::Carrier::automatic));
+                          mesh->transport_->connect(shard.endpoint, transport::Carrier::automatic));
   const Nanoseconds give_up = clock.now() + 10 * kSecond;
   while (!mesh->up_) {
-    if (clock.now() > give_up) return error(Code::unavailable, "no answer from {}", endpoint);
+    if (clock.now() > give_up) return error(Code::unavailable, "no answer from {}", shard.endpoint);
     if (!mesh->reactor_->run_once()) mesh->transport_->doorbell().wait(10 * kMillisecond);
   }
   return mesh;

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "bench/engine/workload.hpp"
 #include "common/actor/reactor.hpp"
@@ -11,12 +12,23 @@
 
 namespace fulgur::bench {
 
+/// Where an attention shard listens.
+struct ShardAddress {
+  std::string endpoint;
+  std::string admin;  ///< "host:port" of its /metrics; empty: unknown
+};
+
+/// The first shard of the mesh that `fulgur up` serves on port `mesh`, or `mesh` itself, an endpoint.
+Result<ShardAddress> find_shard(const std::string& mesh);
+
 class MeshTarget {
  public:
-  /// Connects to a shard's endpoint; unavailable when it does not answer within ten seconds.
-  static Result<std::unique_ptr<MeshTarget>> connect(const std::string& endpoint, const Clock& clock);
+  /// Connects to a shard; unavailable when it does not answer within ten seconds.
+  static Result<std::unique_ptr<MeshTarget>> connect(const ShardAddress& shard, const Clock& clock);
 
   Target target();
+  /// What the shard has counted, once it is idle; zeros when its metrics are out of reach.
+  WeightReads weight_reads() const;
 
  private:
   class Client;
@@ -26,9 +38,10 @@ class MeshTarget {
     wire::Done end;
   };
 
-  explicit MeshTarget(const Clock& clock) : clock_(clock) {}
+  MeshTarget(const Clock& clock, std::string admin) : clock_(clock), admin_(std::move(admin)) {}
 
   const Clock& clock_;
+  const std::string admin_;
   std::unique_ptr<transport::Transport> transport_;
   std::unique_ptr<actor::Reactor> reactor_;
   transport::LinkId link_ = 0;

@@ -11,8 +11,6 @@ port=${3:-8410}
 bin=$(cd "$(dirname "$0")/../.." && pwd)/build/release/bin
 "$bin/fulgur" up --model "$model" --detach --no-demo --port "$port" --prefix-cache-bytes 0
 trap '"$bin/fulgur" down --port "$port"' EXIT
-endpoint=$("$bin/fulgur" status --port "$port" --json |
-  grep -o '"endpoint": *"[^"]*attention[^"]*"' | head -1 | cut -d'"' -f4)
 # bench TITLE DECODE CACHE_BYTES OPTIONS...
 bench() {
   echo "== $1"
@@ -21,7 +19,7 @@ bench() {
 }
 for ((round = 0; round < rounds; ++round)); do
   bench "one process, AMX" 1,8,32 0 --isa amx
-  bench mesh 1,8,32 0 --mesh "$endpoint"
+  bench mesh 1,8,32 0 --mesh "$port"
   bench "one process, AVX" 1,8,32 0 --isa avx
   bench "one process, AMX, prefix cache" 0 268435456 --isa amx
 done

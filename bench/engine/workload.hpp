@@ -19,6 +19,14 @@ struct Target {
   std::function<void(const std::function<bool()>& done)> wait;
 };
 
+/// What bounds decode: expert weights read, by groups of tokens that share them, and passes over the
+/// rest of the weights; totals since the start.
+struct WeightReads {
+  double expert_groups = 0;
+  double steps = 0;
+  friend bool operator==(const WeightReads&, const WeightReads&) = default;
+};
+
 /// One measured point.
 struct Point {
   std::uint32_t batch = 0;     ///< parallel sequences; 1 for prefill

@@ -73,12 +73,28 @@ Rate peak(cpu::ComputePool& pool, double (*probe)(std::size_t, float*)) {
   return rate_of(total, seconds);
 }
 
+/// The CPUs of the calling thread, given back at the end.
+class CallerAffinity {
+ public:
+  CallerAffinity() : known_(sched_getaffinity(0, sizeof set_, &set_) == 0) {}
+  ~CallerAffinity() {
+    if (known_) sched_setaffinity(0, sizeof set_, &set_);
+  }
+  CallerAffinity(const CallerAffinity&) = delete;
+  CallerAffinity& operator=(const CallerAffinity&) = delete;
+
+ private:
+  cpu_set_t set_;
+  bool known_;
+};
+
 }  // namespace
 
 Result<Roofline> measure_roofline(std::uint32_t threads, const std::vector<int>& cpus,
                                   const std::string& isa) {
   FULGUR_ASSIGN_OR_RETURN(const cpu::KernelTable* kernels, cpu::kernels_of(isa));
   if (threads < 1) return error(Code::invalid_argument, "roofline: threads must be at least 1");
+  const CallerAffinity caller;
   cpu::ComputePool pool(threads, cpus);
   Roofline roofline;
   const Rate bf16 = peak(pool, kernels->probe_bf16);

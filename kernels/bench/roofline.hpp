@@ -19,7 +19,8 @@ struct Roofline {
   double f32_gf_s = 0;  ///< the same of float32 products
 };
 
-/// Measures with `threads` threads pinned to cpus (empty: not pinned); the caller is one of them.
+/// Measures with `threads` threads pinned to cpus (empty: not pinned); the caller is one of them, and
+/// goes back to the CPUs it had.
 /// isa: whose products; as CpuOptions has it.
 /// Takes about a second and 256 MiB. Fails on a machine without AVX2 and FMA, or without the isa.
 Result<Roofline> measure_roofline(std::uint32_t threads, const std::vector<int>& cpus,

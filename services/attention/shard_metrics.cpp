@@ -98,6 +98,9 @@ struct ShardMetrics {
           [](const Shard& shard) { return shard.dispatch_stats.dispatches_total; });
     count(metrics, "fulgur_dispatch_routes_total", "(token, slot) pairs routed to experts",
           [](const Shard& shard) { return shard.dispatch_stats.routes_total; });
+    count(metrics, "fulgur_dispatch_expert_groups_total",
+          "(expert, dispatch) pairs: each reads one expert's weights",
+          [](const Shard& shard) { return shard.dispatch_stats.expert_groups_total; });
     count(metrics, "fulgur_dispatch_retries_total", "Dispatches sent again to another replica",
           [](const Shard& shard) { return shard.dispatch_stats.retries_total; });
     count(metrics, "fulgur_dispatch_nacks_total", "Dispatches a worker refused",
