@@ -257,7 +257,8 @@ void LocalMesh::publish_placement(std::uint64_t epoch) {
 
 attention::Shard& LocalMesh::shard(std::uint32_t index) { return *nodes_.at(index)->shard; }
 
-std::uint64_t LocalMesh::submit(wire::Submit submit, std::uint32_t shard) {
+std::uint64_t LocalMesh::submit(wire::Submit submit, std::uint32_t shard,
+                                std::int64_t deadline_ns) {
   const std::uint64_t request = next_request_++;
   submit.request = request;
   generations_[request];
@@ -265,6 +266,7 @@ std::uint64_t LocalMesh::submit(wire::Submit submit, std::uint32_t shard) {
   ++running_;
   wire::Message message;
   message.sender = "client";
+  message.deadline_ns = deadline_ns;
   if (options_.tracer != nullptr) message.trace = {0, request, request};
   message.body = std::move(submit);
   auto& transport = options_.workers == 0 ? nodes_[0]->reactor->transport() : *client_->transport;

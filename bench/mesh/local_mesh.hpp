@@ -66,8 +66,9 @@ class LocalMesh {
                                                   LocalMeshOptions options);
   ~LocalMesh();
 
-  /// Starts a request on a shard; submit.request is overwritten with the returned id.
-  std::uint64_t submit(wire::Submit submit, std::uint32_t shard = 0);
+  /// Starts a request on a shard; submit.request is overwritten with the returned id. deadline_ns: wall
+  /// clock of the mesh's clock; 0: none.
+  std::uint64_t submit(wire::Submit submit, std::uint32_t shard = 0, std::int64_t deadline_ns = 0);
   void cancel(std::uint64_t request);
   /// The request's first token will have this index (it continues an earlier one).
   void expect_from(std::uint64_t request, std::uint32_t index) { first_index_[request] = index; }

@@ -233,13 +233,13 @@ Outcome Engine::complete(const MicroBatchPtr& batch) {
 void Engine::settle(Sequence& sequence, const MicroBatch& batch, Outcome& outcome) {
   if (sequence.cancelled) {
     end(sequence.id, wire::FinishReason::cancelled, Status::ok(), outcome);
+  } else if (sequence.deadline_ns != 0 && sequence.deadline_ns <= clock_.wall_now()) {
+    end(sequence.id, wire::FinishReason::error,
+        error(Code::deadline_exceeded, "the deadline passed"), outcome);
   } else if (batch.lacked_memory()) {
     start_over(sequence, batch, outcome);
   } else if (!batch.failure.is_ok()) {
     end(sequence.id, wire::FinishReason::error, batch.failure, outcome);
-  } else if (sequence.deadline_ns != 0 && sequence.deadline_ns <= clock_.wall_now()) {
-    end(sequence.id, wire::FinishReason::error,
-        error(Code::deadline_exceeded, "the deadline passed"), outcome);
   }
 }
 

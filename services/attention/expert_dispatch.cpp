@@ -382,7 +382,9 @@ void ExpertDispatch::on_combine(transport::LinkId link, wire::Combine combine) {
     stats_.round_trip_us_total +=
         static_cast<std::uint64_t>((clock_.now() - part.sent) / kMicrosecond);
   end_trace(part, &combine);
+  const bool had_no_credit = worker->outstanding >= options_.outstanding_max;
   forget(found);
+  if (had_no_credit) retry_parked();
   if (batch->routes_missing == 0) hooks_.done(batch, layer);
 }
 

@@ -22,9 +22,12 @@ struct DrawContext {
   std::span<const std::uint32_t> not_yet;  ///< not sampled at this position (min_new_tokens)
 };
 
+/// Below it nothing but the most likely token is ever drawn, and 1 / temperature soon is infinite.
+inline constexpr float kLeastTemperature = 1e-5F;
+
 /// Whether the most likely token is taken.
 inline bool is_greedy(const wire::SamplingParams& params) {
-  return params.temperature <= 0.0F || params.top_k == 1;
+  return params.temperature < kLeastTemperature || params.top_k == 1;
 }
 /// Whether a draw that is not greedy is one of some, chosen by rank or by likelihood.
 inline bool is_ranked(const wire::SamplingParams& params) {

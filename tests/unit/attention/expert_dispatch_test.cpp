@@ -19,7 +19,9 @@ constexpr std::uint32_t kHidden = 4;
 /// Workers as the dispatch sees them: every sent message, by link.
 class Mesh {
  public:
-  Mesh() : dispatch("attention-0", options(), clock, hooks()) {}
+  Mesh() : Mesh(options()) {}
+  explicit Mesh(const DispatchOptions& options)
+      : dispatch("attention-0", options, clock, hooks()) {}
 
   static DispatchOptions options() {
     DispatchOptions options;
@@ -171,6 +173,33 @@ TEST(ExpertDispatch, ReroutesWhatALostWorkerOwes) {
   while (!mesh.sent.empty()) mesh.answer();
   ASSERT_EQ(mesh.done.size(), 1U);
   Mesh::expect_complete(*batch);
+}
+
+TEST(ExpertDispatch, AWorkerOwesNoMoreThanItsCredits) {
+  auto options = Mesh::options();
+  options.outstanding_max = 2;
+  Mesh mesh(options);
+  mesh.place(1, {kAll, kAll});
+  mesh.up(1);
+  mesh.up(2);
+  std::vector<MicroBatchPtr> batches;
+  for (int i = 0; i < 12; ++i) {
+    batches.push_back(Mesh::batch({0, 1}));
+    mesh.dispatch.run(batches.back(), 0);
+  }
+  const auto owed_by = [&](transport::LinkId worker) {
+    return std::ranges::count_if(mesh.sent, [&](const auto& sent) { return sent.first == worker; });
+  };
+  EXPECT_EQ(owed_by(1), 2);
+  EXPECT_EQ(owed_by(2), 2);
+  while (mesh.done.size() < batches.size()) {
+    ASSERT_FALSE(mesh.sent.empty()) << "an answer makes room for what waits";
+    mesh.answer();
+    EXPECT_LE(owed_by(1), 2);
+    EXPECT_LE(owed_by(2), 2);
+  }
+  for (const auto& batch : batches) Mesh::expect_complete(*batch);
+  EXPECT_EQ(mesh.dispatch.outstanding(), 0U);
 }
 
 TEST(ExpertDispatch, WaitsForAReplicaThenGivesUp) {

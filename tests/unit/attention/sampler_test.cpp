@@ -87,6 +87,17 @@ TEST(Sampler, FollowsTheDistribution) {
   expect_frequencies(logits, params, {0.25 / total, 0.09 / total, 0.0225 / total, 0.0025 / total});
 }
 
+// 1 / temperature is infinite for the smallest of them.
+TEST(Sampler, ATemperatureOfNearlyNothingIsGreedy) {
+  const std::vector<float> logits{1.0F, 2.0F, 7.0F, 6.9F};
+  for (const float temperature : {0.0F, 1e-40F, 1e-38F, 1e-6F}) {
+    wire::SamplingParams params;
+    params.temperature = temperature;
+    EXPECT_EQ(draw(logits, params), 2U) << temperature;
+    EXPECT_TRUE(is_greedy(params)) << temperature;
+  }
+}
+
 TEST(Sampler, DependsOnSeedAndPositionOnly) {
   const std::vector<float> logits(100, 0.0F);
   wire::SamplingParams params;
