@@ -1,5 +1,6 @@
 #include "common/http/exchange.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/http/response_text.hpp"
@@ -55,7 +56,11 @@ Status Exchange::write(std::string_view bytes) {
   const std::lock_guard lock(mutex_);
   if (phase_ != Phase::streaming) return {Code::failed_precondition, "no stream is open"};
   if (bytes.empty() || context_.head_only) return Status::ok();
-  if (output_.size() + in_flight_ + bytes.size() > context_.options->stream_buffer_bytes_max) {
+  // Room for the largest piece on top: what is larger than the limit by itself says nothing about the
+  // client.
+  largest_write_ = std::max(largest_write_, bytes.size());
+  const std::size_t most = context_.options->stream_buffer_bytes_max + largest_write_;
+  if (output_.size() + in_flight_ + bytes.size() > most) {
     return {Code::resource_exhausted, "the client reads too slowly"};
   }
   if (chunked_) {

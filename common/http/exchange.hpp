@@ -73,6 +73,7 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   bool wake_posted_ = false;
   std::string output_;
   std::size_t in_flight_ = 0;
+  std::size_t largest_write_ = 0;
   std::function<void()> on_disconnect_;
 };
 

@@ -12,6 +12,10 @@ namespace fulgur::model {
 
 namespace fs = std::filesystem;
 
+namespace {
+constexpr const char* kIndexFile = "/model.safetensors.index.json";
+}
+
 Result<std::shared_ptr<const Checkpoint>> Checkpoint::open(const std::string& directory) {
   std::error_code failure;
   if (!fs::is_directory(directory, failure)) {
@@ -28,7 +32,7 @@ Result<std::shared_ptr<const Checkpoint>> Checkpoint::open(const std::string& di
 
 Status Checkpoint::open_shards() {
   const std::string single = directory_ + "/model.safetensors";
-  const std::string index = directory_ + "/model.safetensors.index.json";
+  const std::string index = directory_ + kIndexFile;
   std::error_code failure;
   if (fs::exists(single, failure)) return index_single_file(single);
   if (fs::exists(index, failure)) return index_shards(index);
@@ -94,7 +98,7 @@ Status Checkpoint::verify() {
 Status Checkpoint::verify_tensor(const ExpectedTensor& expected) const {
   if (!has(expected.name)) {
     return error(Code::invalid_argument, "{}: tensor {} is missing",
-                 files_.size() == 1 ? files_[0].path() : directory_, expected.name);
+                 files_.size() == 1 ? files_[0].path() : directory_ + kIndexFile, expected.name);
   }
   const std::string& path = files_[shard_of_.at(expected.name)].path();
   const TensorInfo& stored = info(expected.name);

@@ -28,7 +28,7 @@ using Json = nlohmann::ordered_json;
 /// How a template wants the `content` of messages.
 enum class ContentFormat {
   any,     ///< as it comes
-  string,  ///< strings; a list of text parts is joined with newlines
+  string,  ///< strings; a list of text parts is joined with newlines, null is empty
   typed,   ///< lists of {"type": "text", "text": …}; a string is wrapped
 };
 

@@ -162,9 +162,13 @@ Result<Json> adapt_messages(const Json& messages, ContentFormat format) {
     if (format == ContentFormat::typed) {
       out[i]["content"] =
           typed_content(messages, i, content == out[i].end() ? Json(nullptr) : Json(*content));
-    } else if (format == ContentFormat::string && content != out[i].end() && content->is_array()) {
-      FULGUR_ASSIGN_OR_RETURN(std::string text, join_parts(*content, i));
-      *content = std::move(text);
+    } else if (format == ContentFormat::string && content != out[i].end()) {
+      if (content->is_array()) {
+        FULGUR_ASSIGN_OR_RETURN(std::string text, join_parts(*content, i));
+        *content = std::move(text);
+      } else if (content->is_null()) {  // of a message that only calls tools
+        *content = "";
+      }
     }
   }
   return out;

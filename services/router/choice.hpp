@@ -49,6 +49,10 @@ class Choice {
   const TokenIds& prompt() const { return *prompt_; }
   Delta take_delta();
   const std::vector<wire::TokenEvent>& prompt_events() const { return prompt_events_; }
+  /// Whether the log-probabilities of the whole prompt are there, if anybody asked for them.
+  bool knows_prompt() const {
+    return !request_->prompt_logprobs || prompt_events_.size() >= prompt_->size();
+  }
 
  private:
   void append_text(std::uint32_t id);

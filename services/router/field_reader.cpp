@@ -9,11 +9,17 @@ namespace {
 
 constexpr std::size_t kDepthMax = 64;
 constexpr std::size_t kKeysMax = 1200;
+// What a parsed value takes, some ten bytes of a body can be many times as large: numbers, as in lists
+// of token ids, 16 bytes each; lists and objects five times that.
+constexpr std::size_t kValuesMax = 5U << 20;
+constexpr std::size_t kContainersMax = 1U << 16;
 
 /// Refuses what would exhaust stacks or patience further on, before anything is built of it.
 std::optional<ApiError> check_shape(std::string_view text) {
   std::array<std::size_t, kDepthMax + 1> keys{};
   std::size_t depth = 0;
+  std::size_t values = 0;
+  std::size_t containers = 0;
   bool in_string = false;
   for (std::size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
@@ -26,7 +32,13 @@ std::optional<ApiError> check_shape(std::string_view text) {
       if (++depth > kDepthMax) {
         return bad_field("", fmt::format("the body is nested deeper than {} levels", kDepthMax));
       }
+      if (++containers > kContainersMax) {
+        return bad_field("", fmt::format("the body holds more than {} lists and objects",
+                                         kContainersMax));
+      }
       keys[depth] = 0;
+    } else if (c == ',' && ++values > kValuesMax) {
+      return bad_field("", fmt::format("the body holds more than {} values", kValuesMax));
     } else if (c == '}' || c == ']') {
       depth -= depth > 0 ? 1 : 0;
     } else if (c == ':' && ++keys[depth] > kKeysMax) {

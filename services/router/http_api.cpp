@@ -95,16 +95,20 @@ void HttpApi::refuse(std::string_view api, const http::Responder& responder,
   respond_error(responder, error);
 }
 
-void HttpApi::list_models(const http::Request&, const http::Responder& responder) {
-  const Json body = {{"object", "list"},
-                            {"data", Json::array({model_json(*deps_.model)})}};
+void HttpApi::answer(std::string_view api, const http::Responder& responder, const Json& body) {
+  deps_.metrics->count_request(api, 200);
   responder.respond(200, kJson, dump(body));
+}
+
+void HttpApi::list_models(const http::Request&, const http::Responder& responder) {
+  answer("models", responder,
+         {{"object", "list"}, {"data", Json::array({model_json(*deps_.model)})}});
 }
 
 void HttpApi::get_model(const http::Request& request, const http::Responder& responder) {
   const std::string name = request.path.substr(std::string_view("/v1/models/").size());
   if (name != deps_.model->name()) return refuse("models", responder, unknown_model(name));
-  responder.respond(200, kJson, dump(model_json(*deps_.model)));
+  answer("models", responder, model_json(*deps_.model));
 }
 
 void HttpApi::completions(const http::Request& request, const http::Responder& responder) {
@@ -140,7 +144,17 @@ ApiResult<std::shared_ptr<SessionInput>> HttpApi::prepare(const http::Request& h
   GenerationRequest& request = *parsed;
   if (trace != nullptr) trace->set_request(request, deps_.model->name());
   if (!deps_.model->answers_to(request.model)) return unknown_model(request.model);
+  if (!request.stop.empty() && !deps_.model->tokenizer()) {
+    return bad_field("stop", fmt::format("model {} has no tokenizer: use 'stop_token_ids'",
+                                         deps_.model->name()), "no_tokenizer");
+  }
   if (!deps_.ready->load()) return unavailable("no attention shard is ready");
+  if (const std::size_t places = deps_.admission->places_max(); request.choices() > places) {
+    const std::string param = request.prompts.size() > 1 ? "prompt" : "n";  // waiting would not help
+    return bad_field(param, fmt::format("'{}' asks for {} sequences; this server runs at most {} at "
+                                        "a time", param, request.choices(), places),
+                     "invalid_value");
+  }
   auto ticket = deps_.admission->enter(request.choices());
   if (!ticket) {
     return busy(fmt::format("the server runs as many sequences as it may ({})",
@@ -204,6 +218,7 @@ void HttpApi::tokenize(const http::Request& request, const http::Responder& resp
   const bool with_texts = fields.boolean("return_token_strs").value_or(false);
   const auto prompt = fields.string("prompt");
   const Json* messages = fields.find("messages");
+  const Json tools = read_tools(fields);
   if (!prompt && messages == nullptr) {
     fields.fail("prompt", "Missing required parameter: 'prompt' or 'messages'",
                 "missing_required_parameter");
@@ -216,18 +231,17 @@ void HttpApi::tokenize(const http::Request& request, const http::Responder& resp
   } else {
     auto normal = normalize_messages(*messages);
     if (!normal.is_ok()) return refuse("tokenize", responder, normal.error());
-    const Json* tools = fields.find("tools");
-    ids = deps_.model->encode_chat(*normal, tools != nullptr ? *tools : Json(nullptr), add_prompt);
+    ids = deps_.model->encode_chat(*normal, tools, add_prompt);
   }
   if (!ids.is_ok()) return refuse("tokenize", responder, ids.error());
-  Json answer = {{"count", ids->size()},
-                        {"max_model_len", deps_.model->limits().context_max},
-                        {"tokens", *ids}};
+  Json tokens = {{"count", ids->size()},
+                 {"max_model_len", deps_.model->limits().context_max},
+                 {"tokens", *ids}};
   if (with_texts) {
-    answer["token_strs"] = Json::array();
-    for (const auto id : *ids) answer["token_strs"].push_back(deps_.model->token_text(id));
+    tokens["token_strs"] = Json::array();
+    for (const auto id : *ids) tokens["token_strs"].push_back(deps_.model->token_text(id));
   }
-  responder.respond(200, kJson, dump(answer));
+  answer("tokenize", responder, tokens);
 }
 
 void HttpApi::detokenize(const http::Request& request, const http::Responder& responder) {
@@ -246,7 +260,7 @@ void HttpApi::detokenize(const http::Request& request, const http::Responder& re
                   bad_field("tokens", fmt::format("model {} has no tokenizer", deps_.model->name()),
                             "no_tokenizer"));
   }
-  responder.respond(200, kJson, dump({{"prompt", deps_.model->decode(*ids, false)}}));
+  answer("detokenize", responder, {{"prompt", deps_.model->decode(*ids, false)}});
 }
 
 }  // namespace fulgur::router

@@ -60,6 +60,7 @@ class HttpApi {
                                                    RequestTrace* trace);
   ApiResult<std::vector<std::shared_ptr<const TokenIds>>> encode(const GenerationRequest& request);
   void refuse(std::string_view api, const http::Responder& responder, const ApiError& error);
+  void answer(std::string_view api, const http::Responder& responder, const Json& body);
   std::uint64_t random() { return random_bits(deps_.seed, drawn_.fetch_add(1)); }
 
   HttpApiDeps deps_;

@@ -116,8 +116,9 @@ void read_common(FieldReader& fields, const RequestLimits& limits, GenerationReq
   request.model = fields.string("model").value_or("");
   read_stream(fields, request);
   read_penalties(fields, request);
-  if (const auto k = fields.integer("top_k", -1, limits.vocab)) {
-    request.sampling.top_k = static_cast<std::uint32_t>(std::max<std::int64_t>(*k, 0));
+  if (const auto k = fields.integer("top_k", -1, UINT32_MAX)) {
+    request.sampling.top_k =
+        static_cast<std::uint32_t>(std::clamp<std::int64_t>(*k, 0, std::int64_t{limits.vocab}));
   }
   read_logit_bias(fields, limits, request);
   if (const auto seed = fields.integer("seed", INT64_MIN, INT64_MAX)) {
@@ -147,7 +148,7 @@ void read_chat_logprobs(FieldReader& fields, GenerationRequest& request) {
   request.logprobs = fields.boolean("logprobs").value_or(false);
   const auto count = fields.integer("top_logprobs", 0, wire::kMaxTopLogprobs);
   if (!count) return;
-  if (!request.logprobs) {
+  if (!request.logprobs && *count > 0) {
     fields.fail("top_logprobs", "'top_logprobs' needs 'logprobs' to be true", "invalid_value");
   }
   request.top_logprobs = static_cast<std::uint8_t>(*count);
@@ -207,32 +208,37 @@ void refuse_unsupported_chat(FieldReader& fields) {
   }
 }
 
-void read_tools(FieldReader& fields, GenerationRequest& request) {
+}  // namespace
+
+Json read_tools(FieldReader& fields) {
   const Json* tools = fields.find("tools");
-  if (tools == nullptr) return;
+  if (tools == nullptr) return nullptr;
   const bool fits = tools->is_array() && std::ranges::all_of(*tools, [](const Json& tool) {
                       return tool.is_object();
                     });
   if (!fits) {
     fields.fail("tools", "Invalid type for 'tools': expected a list of objects", "invalid_type");
-    return;
+    return nullptr;
   }
   const Json* choice = fields.find("tool_choice");
-  if (!tools->empty() && (choice == nullptr || *choice != "none")) request.tools = *tools;
+  const bool wanted = choice == nullptr || *choice != "none";
+  return wanted && !tools->empty() ? *tools : Json(nullptr);
 }
+
+namespace {
 
 constexpr std::array<std::string_view, 6> kRoles{"system", "developer", "user",
                                                  "assistant", "tool", "function"};
 
-/// The text of a content: a string, or a list of text parts joined by nothing.
-ApiResult<Json> read_content(const Json& content, const std::string& where) {
-  if (content.is_string()) return content;
+/// Checks a content: a string, or a list of text parts. What becomes of parts is the template's
+/// business (ServedModel::encode_chat).
+std::optional<ApiError> check_content(const Json& content, const std::string& where) {
+  if (content.is_string()) return {};
   if (!content.is_array()) {
     return bad_field(where, fmt::format("Invalid type for '{}': expected a string or a list of "
                                         "content parts, but got {}", where, kind_of(content)),
                      "invalid_type");
   }
-  std::string text;
   for (std::size_t i = 0; i < content.size(); ++i) {
     const std::string part = fmt::format("{}[{}]", where, i);
     if (!content[i].is_object()) {
@@ -245,15 +251,14 @@ ApiResult<Json> read_content(const Json& content, const std::string& where) {
       fields.fail("type", fmt::format("'{}.type' is '{}', but only 'text' is supported", part, type),
                   "unsupported_value");
     }
-    const auto piece = fields.string("text");
-    if (fields.ok() && !piece) {
+    const bool has_text = fields.string("text").has_value();
+    if (fields.ok() && !has_text) {
       fields.fail("text", fmt::format("Missing required parameter: '{}.text'", part),
                   "missing_required_parameter");
     }
     if (!fields.ok()) return fields.error();
-    text += *piece;
   }
-  return Json(std::move(text));
+  return {};
 }
 
 ApiResult<Json> read_message(const Json& message, const std::string& where) {
@@ -280,9 +285,7 @@ ApiResult<Json> read_message(const Json& message, const std::string& where) {
     result["content"] = fields.find("tool_calls") != nullptr ? Json(nullptr) : Json("");
     return result;
   }
-  auto text = read_content(*content, where + ".content");
-  if (!text.is_ok()) return text.error();
-  result["content"] = std::move(*text);
+  if (const auto wrong = check_content(*content, where + ".content")) return *wrong;
   return result;
 }
 
@@ -332,7 +335,7 @@ ApiResult<GenerationRequest> parse_chat(const Json& body, const RequestLimits& l
   read_common(fields, limits, request);
   read_chat_logprobs(fields, request);
   request.add_generation_prompt = fields.boolean("add_generation_prompt").value_or(true);
-  read_tools(fields, request);
+  request.tools = read_tools(fields);
   refuse_unsupported_chat(fields);
   const Json* messages = fields.find("messages");
   if (messages == nullptr) {

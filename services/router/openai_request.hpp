@@ -23,7 +23,10 @@ struct RequestLimits {
 ApiResult<GenerationRequest> parse_completion(const Json& body, const RequestLimits& limits);
 ApiResult<GenerationRequest> parse_chat(const Json& body, const RequestLimits& limits);
 
-/// Checks a chat's messages and joins content parts, so that every content is a string or null.
+/// Checks a chat's messages: every content becomes a string, a list of text parts, or null.
 ApiResult<Json> normalize_messages(const Json& messages);
+
+/// The tools that a chat's template is to show; null when there are none or 'tool_choice' is "none".
+Json read_tools(FieldReader& fields);
 
 }  // namespace fulgur::router

@@ -182,7 +182,8 @@ void Session::on_refused(const ChoiceRefused& message) {
 
 void Session::progress(Run& run) {
   const bool finished = run.choice.finished();
-  if (input_.request->stream) {
+  // The first chunk shows the whole prompt, whose log-probabilities come with its chunks of prefill.
+  if (input_.request->stream && (finished || run.choice.knows_prompt())) {
     Delta delta = run.choice.take_delta();
     if (finished || !delta.text.empty() || !delta.tokens.empty()) {
       const bool first = !std::exchange(run.shown, true);

@@ -119,6 +119,24 @@ TEST_F(HttpStream, BoundsWhatASlowClientLeavesUnread) {
   EXPECT_EQ(received, taken);  // what was accepted arrives, what was refused does not
 }
 
+// What is larger than the limit by itself says nothing about how a client reads.
+TEST_F(HttpStream, APieceLargerThanTheLimitArrives) {
+  start({.stream_buffer_bytes_max = 100'000});
+  RawClient client(server_->port());
+  client.send("GET / HTTP/1.1\r\n\r\n");
+  const Responder responder = next_responder();
+  responder.start_stream(200, "text/plain");
+  client.read_until("\r\n\r\n");
+  const std::string large(24'000'000, 'x');  // more than the sockets' buffers take
+  EXPECT_TRUE(responder.write(large).is_ok());
+  EXPECT_TRUE(responder.write("y").is_ok());  // most of the first is still on its way
+  EXPECT_EQ(responder.write(large).code(), Code::resource_exhausted);
+  responder.finish();
+  std::size_t received = 0;
+  for (const char c : client.read_until("0\r\n\r\n")) received += c == 'x' ? 1 : 0;
+  EXPECT_EQ(received, large.size());
+}
+
 TEST_F(HttpStream, AClientThatNeverReadsIsDropped) {
   start({.stream_buffer_bytes_max = 64 * 1024 * 1024, .write_timeout = kMillisecond});
   RawClient client(server_->port(), 4096);

@@ -60,7 +60,7 @@ TEST(OpenAiRequest, RefusesWrongTypesAndRangesNamingTheField) {
       {R"("top_p":1.01)", "top_p", kValue},
       {R"("top_p":[1])", "top_p", kType},
       {R"("top_k":-2)", "top_k", kValue},
-      {R"("top_k":1001)", "top_k", kValue},
+      {R"("top_k":4294967296)", "top_k", kValue},
       {R"("top_k":"all")", "top_k", kType},
       {R"("min_p":1.5)", "min_p", kValue},
       {R"("presence_penalty":2.5)", "presence_penalty", kValue},
@@ -99,6 +99,11 @@ TEST(OpenAiRequest, RefusesWrongTypesAndRangesNamingTheField) {
                 std::string::npos);
     }
   }
+}
+
+TEST(OpenAiRequest, TakesWhatChangesNothing) {
+  EXPECT_EQ(accepted(false, R"("top_k":1001)").sampling.top_k, 1000U);  // all there are
+  EXPECT_EQ(accepted(true, R"("top_logprobs":0)").top_logprobs, 0U);
 }
 
 TEST(OpenAiRequest, TakesEveryField) {
@@ -221,7 +226,8 @@ TEST(OpenAiRequest, MessagesBecomeStrings) {
     "tools":[{"type":"function","function":{"name":"z","a":1}}]})");
   ASSERT_TRUE(request.is_ok()) << request.error().message;
   EXPECT_EQ(request->messages[0]["role"], "system");
-  EXPECT_EQ(request->messages[1]["content"], "ab");
+  EXPECT_EQ(request->messages[1]["content"].dump(),
+            R"([{"type":"text","text":"a"},{"type":"text","text":"b"}])");  // the template joins them
   EXPECT_TRUE(request->messages[2]["content"].is_null());
   EXPECT_EQ(request->messages[3]["content"], "");
   EXPECT_EQ(request->messages[4]["tool_call_id"], "x");

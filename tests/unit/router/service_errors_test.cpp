@@ -49,6 +49,42 @@ TEST(RouterErrors, APromptLongerThanTheContextIsNamed) {
   EXPECT_EQ(call.json()["error"]["param"], "prompt");
 }
 
+TEST(RouterErrors, MoreSequencesThanThereArePlacesAreNoReasonToWait) {
+  ServiceOptions options;
+  options.requests_max = 4;
+  FakeMesh mesh(options);
+  Call many(mesh, kCompletions, R"({"prompt":"x","n":8})");
+  EXPECT_EQ(many.status(), 400);
+  EXPECT_EQ(many.json()["error"]["param"], "n");
+  Call list(mesh, kCompletions, R"({"prompt":["a","b","c","d","e"]})");
+  EXPECT_EQ(list.status(), 400);
+  EXPECT_EQ(list.json()["error"]["param"], "prompt");
+}
+
+// Bodies within the limit that would take many times their size to hold.
+TEST(RouterErrors, ABodyOfCountlessSmallPartsIsRefusedBeforeItIsBuilt) {
+  FakeMesh mesh;
+  const auto repeated = [](std::string_view piece, std::size_t count) {
+    std::string text;
+    for (std::size_t i = 0; i < count; ++i) text += piece;
+    return text;
+  };
+  Call lists(mesh, kCompletions, R"({"prompt":["x")" + repeated(",[]", 70'000) + "]}");
+  EXPECT_EQ(lists.status(), 400);
+  EXPECT_EQ(lists.json()["error"]["message"],
+            "the body holds more than 65536 lists and objects");
+  Call numbers(mesh, "/detokenize", R"({"tokens":[1)" + repeated(",1", 5'300'000) + "]}");
+  EXPECT_EQ(numbers.status(), 400);
+  EXPECT_EQ(numbers.json()["error"]["message"], "the body holds more than 5242880 values");
+}
+
+TEST(RouterErrors, TokeniseNamesTheFieldThatIsWrong) {
+  FakeMesh mesh;
+  Call call(mesh, "/tokenize", R"({"messages":[{"role":"user","content":"x"}],"tools":5})");
+  EXPECT_EQ(call.status(), 400);
+  EXPECT_EQ(call.json()["error"]["param"], "tools");
+}
+
 TEST(RouterErrors, AnOversizedBodyIs413) {
   ServiceOptions options;
   options.body_bytes_max = 2000;

@@ -187,6 +187,36 @@ TEST(RouterService, EchoesAndScoresThePrompt) {
   EXPECT_EQ(choice["prompt_token_ids"], json(submit.tokens));
 }
 
+// A long prompt's log-probabilities come chunk by chunk of its prefill; clients expect them at once.
+TEST(RouterService, AStreamBeginsWithTheScoresOfTheWholePrompt) {
+  FakeMesh mesh;
+  Call call(mesh, "/v1/completions",
+            R"({"prompt":"Once upon a time","echo":true,"logprobs":0,"max_tokens":1,"stream":true})");
+  const wire::Submit submit = mesh.submitted("shard-0");
+  ASSERT_GT(submit.tokens.size(), 2U);
+  for (std::uint32_t i = 0; i < submit.tokens.size(); ++i) {
+    const float logprob = i == 0 ? 0.0F : -2.0F;
+    mesh.shard("shard-0").send(
+        wire::Tokens{{{submit.request, i, submit.tokens[i], true, logprob, {}}}});
+  }
+  mesh.generate("shard-0", submit, 0, 1);
+  mesh.finish("shard-0", submit.request, wire::FinishReason::length);
+  const auto events = call.events();
+  const json choice = json::parse(events.at(0))["choices"][0];
+  EXPECT_TRUE(choice["text"].get<std::string>().starts_with("Once upon a time"));
+  std::vector<json> scores;
+  for (const auto& event : events) {
+    if (event == "[DONE]") continue;
+    const json logprobs = json::parse(event)["choices"][0]["logprobs"];
+    if (logprobs.is_object()) scores.push_back(logprobs["token_logprobs"]);
+  }
+  ASSERT_FALSE(scores.empty());
+  EXPECT_GE(scores[0].size(), submit.tokens.size());
+  std::size_t count = 0;
+  for (const json& piece : scores) count += piece.size();
+  EXPECT_EQ(count, submit.tokens.size() + 1);
+}
+
 TEST(RouterService, UnseededRequestsDiffer) {
   FakeMesh mesh;
   Call first(mesh, "/v1/completions", R"({"prompt":"x"})");

@@ -145,6 +145,16 @@ TEST(Content, StringTemplatesJoinTextParts) {
   EXPECT_EQ(chat->render(user(image)).status().message(), "messages[0].content[0] is not text");
 }
 
+TEST(Content, StringTemplatesGetNoTextForAMessageThatOnlyCallsTools) {
+  const auto chat = load_chat_template(FULGUR_SOURCE_DIR "/models/fulgur-tiny");
+  const auto answered = [&](const Json& content) {
+    return chat->render({{{"role", "user"}, {"content", "Add"}},
+                         {{"role", "assistant"}, {"content", content}}});
+  };
+  ASSERT_TRUE(answered(nullptr).is_ok()) << answered(nullptr).status().to_string();
+  EXPECT_EQ(answered(nullptr)->text(), answered("")->text());
+}
+
 TEST(Content, TypedTemplatesGetPartsAndToolNames) {
   const auto chat = load_chat_template(FULGUR_M1_TOKENIZER_DIR);
   ASSERT_TRUE(chat.is_ok()) << chat.status().to_string();
