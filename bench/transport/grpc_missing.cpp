@@ -7,7 +7,7 @@ Contestant grpc_contestant(const std::string& name, const std::string&) {
   Contestant contestant;
   contestant.name = name;
   contestant.missing =
-      "not built: install libgrpc++-dev, protobuf-compiler-grpc and configure again";
+      "not built: ./fulgur bench transport installs what it needs";
   return contestant;
 }
 
