@@ -24,7 +24,7 @@ using integration::Mesh;
 constexpr std::uint64_t kSeed = 20261123;
 constexpr std::size_t kRequests = 32;
 constexpr std::uint32_t kTokens = 48;
-constexpr integration::MeshFlags kShape{.experts = 3, .attention = 2};
+const integration::MeshFlags kShape{.experts = 3, .attention = 2};
 
 /// A process that dies again before this is started ever later: longer than clients try.
 constexpr unsigned kGoodRun_s = 11;

@@ -90,5 +90,24 @@ TEST_F(Failures, AWorkerDiesWhileTheOrchestratorIsAway) {
       << mesh_->view().dump();
 }
 
+// Activations that travel as float32, to a worker that dies among them.
+TEST(FailuresF32, AKilledExpertWorkerCostsNothing) {
+  Mesh mesh({.activations = "f32"});
+  const Status started = mesh.start();
+  ASSERT_TRUE(started.is_ok()) << started.message();
+  const auto requests = mixed_requests(kStreams, kTokens);
+  const auto undisturbed = at_once(mesh.url(), requests, true);
+  expect_equal(one_by_one(mesh.url(), {requests[0]}), {undisturbed[0]});
+  const std::uint64_t epoch = mesh.epoch();
+  const pid_t pid = mesh.pid_of("expert-1");
+  under_load(mesh.url(), requests, undisturbed, kStreams * kTokens / 4,
+             [&] { mesh.kill_service("expert-1"); });
+  ASSERT_TRUE(eventually([&] { return mesh.is_whole() && mesh.epoch() > epoch; }))
+      << mesh.view().dump();
+  EXPECT_NE(mesh.pid_of("expert-1"), pid);
+  expect_equal(at_once(mesh.url(), requests, true), undisturbed);
+  EXPECT_EQ(mesh.stop(), 0);
+}
+
 }  // namespace
 }  // namespace fulgur::integration

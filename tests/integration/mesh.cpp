@@ -107,7 +107,7 @@ Status Mesh::start() {
                                         "--quiet",
                                         "--no-demo",
                                         "--model",
-                                        tiny_model(),
+                                        flags_.model,
                                         "--port",
                                         std::to_string(port_),
                                         "--experts",

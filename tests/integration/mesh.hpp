@@ -59,6 +59,7 @@ struct MeshFlags {
   std::string transport = "auto";
   std::string activations = "bf16";
   bool curve = false;  ///< encrypted links
+  std::string model = tiny_model();
   std::vector<std::string> more = {};  ///< flags of `fulgur up`, as they are
 };
 

@@ -13,8 +13,8 @@ fulgur_use_actor_pch(golden_test)
 fulgur_test(fp8_accuracy_test SOURCES attention/fp8_accuracy_test.cpp
             DEPENDS fulgur::fp8_backend fulgur::kernels fulgur::direct_model fulgur::test_support
             TIMEOUT 300 LABELS golden)
-fulgur_test(exactness_test SOURCES attention/exactness_test.cpp attention/deadlines_test.cpp
-                                   attention/migration_test.cpp
+fulgur_test(exactness_test SOURCES attention/checkpoint_dtypes_test.cpp attention/deadlines_test.cpp
+                                   attention/exactness_test.cpp attention/migration_test.cpp
             DEPENDS fulgur::local_mesh fulgur::test_support TIMEOUT 900 LABELS exactness)
 fulgur_use_actor_pch(exactness_test)
 fulgur_test(sequence_trace_test SOURCES attention/sequence_trace_test.cpp

@@ -59,10 +59,23 @@ TEST(SynthTest, EveryPresetButTheBenchmarkOpens) {
 TEST(SynthTest, BenchmarkShape) {
   const SynthPreset& preset = synth_presets().front();
   ASSERT_EQ(preset.name, "bench-1b");
-  EXPECT_EQ(preset.config.attention[7], AttentionKind::softmax);
-  EXPECT_EQ(preset.config.attention[15], AttentionKind::softmax);
-  EXPECT_EQ(preset.config.layers_of(AttentionKind::softmax), 2U);
-  EXPECT_FLOAT_EQ(preset.config.mlp_residual.alpha, std::pow(32.0F, 0.25F));
+  const ModelConfig& config = preset.config;
+  EXPECT_EQ(config.layers, 16U);
+  EXPECT_EQ(config.hidden, 1024U);
+  EXPECT_EQ(config.vocab, 8192U);
+  EXPECT_EQ(config.heads, 8U);
+  EXPECT_EQ(config.head_dim, 128U);
+  EXPECT_EQ(config.kv_heads, 2U);
+  EXPECT_EQ(config.experts, 16U);
+  EXPECT_EQ(config.experts_per_token, 2U);
+  EXPECT_EQ(config.expert_inner, 1536U);
+  ASSERT_EQ(config.attention.size(), 16U);
+  for (std::size_t layer = 0; layer < config.attention.size(); ++layer) {
+    const bool softmax = layer == 7 || layer == 15;
+    EXPECT_EQ(config.attention[layer], softmax ? AttentionKind::softmax : AttentionKind::lightning)
+        << "layer " << layer;
+  }
+  EXPECT_FLOAT_EQ(config.mlp_residual.alpha, std::pow(32.0F, 0.25F));
 }
 
 TEST(SynthTest, EqualSeedsGiveEqualFilesForAnyThreads) {
