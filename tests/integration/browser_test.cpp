@@ -1,6 +1,7 @@
-// The operations page in a headless Chromium: with made-up meshes of any size, and with a mesh of
-// real processes where workers die and join. Screenshots stay in the build tree. Skipped, saying
-// why, without Chromium (apt-get install chromium) or npm packages.
+// The pages in a headless Chromium: the operations page with made-up meshes of any size and with a
+// mesh of real processes where workers die and join; the playground with one that answers.
+// Screenshots stay in the build tree. Skipped, saying why, without Chromium (apt-get install
+// chromium) or npm packages.
 #include <gtest/gtest.h>
 
 #include "tests/integration/node.hpp"
@@ -31,6 +32,16 @@ TEST_F(Browser, OperationsPageOfARunningMesh) {
   const Finished checks =
       run_node("ops_page.mjs", {"http://" + mesh.admin_of("orchestrator"), program("fulgur"),
                                 std::to_string(mesh.port()), kScreenshots});
+  EXPECT_EQ(checks.exit_code, 0) << checks.output;
+  EXPECT_TRUE(mesh.is_whole());
+  EXPECT_EQ(mesh.stop(), 0);
+}
+
+TEST_F(Browser, Playground) {
+  Mesh mesh;
+  const Status started = mesh.start();
+  ASSERT_TRUE(started.is_ok()) << started.message();
+  const Finished checks = run_node("playground.mjs", {mesh.url(), kScreenshots});
   EXPECT_EQ(checks.exit_code, 0) << checks.output;
   EXPECT_TRUE(mesh.is_whole());
   EXPECT_EQ(mesh.stop(), 0);
