@@ -2,6 +2,8 @@
 
 #include <curl/curl.h>
 
+#include <algorithm>
+
 namespace fulgur::cli {
 
 struct HttpClient::Impl {
@@ -33,6 +35,12 @@ struct HttpClient::Impl {
     curl_easy_setopt(handle, CURLOPT_CONNECTTIMEOUT_MS, 5000L);
     curl_easy_setopt(handle, CURLOPT_WRITEFUNCTION, &Impl::write);
     curl_easy_setopt(handle, CURLOPT_WRITEDATA, this);
+  }
+
+  /// At least a millisecond: to libcurl, none is for ever.
+  void set_timeout(Nanoseconds timeout) const {
+    const auto ms = std::max(static_cast<long>(timeout / kMillisecond), 1L);
+    curl_easy_setopt(handle, CURLOPT_TIMEOUT_MS, ms);
   }
 
   void body(const std::string& json) {
@@ -72,14 +80,14 @@ void HttpClient::add_header(const std::string& line) {
 
 Result<HttpResponse> HttpClient::get(const std::string& path, Nanoseconds timeout) {
   impl_->prepare(path);
-  curl_easy_setopt(impl_->handle, CURLOPT_TIMEOUT_MS, static_cast<long>(timeout / kMillisecond));
+  impl_->set_timeout(timeout);
   return impl_->perform();
 }
 
 Result<HttpResponse> HttpClient::post(const std::string& path, const std::string& json,
                                       Nanoseconds timeout) {
   impl_->prepare(path);
-  curl_easy_setopt(impl_->handle, CURLOPT_TIMEOUT_MS, static_cast<long>(timeout / kMillisecond));
+  impl_->set_timeout(timeout);
   impl_->body(json);
   return impl_->perform();
 }

@@ -109,11 +109,16 @@ Result<std::vector<std::string>> scale(Supervision& mesh, const UpOptions& optio
   return names;
 }
 
-/// Blocks, for this process and those it forks, the signals that end a mesh and the given ones; returns them all.
+/// Blocks, for this process and those it forks, the signals that end a mesh and the given ones; returns
+/// them all. What the caller ignores (nohup, a script's background jobs) stays ignored.
 sigset_t block_signals(std::initializer_list<int> more) {
   sigset_t signals;
   sigemptyset(&signals);
-  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) {
+    struct sigaction before {};
+    const bool known = sigaction(signal, nullptr, &before) == 0;
+    if (!known || before.sa_handler != SIG_IGN) sigaddset(&signals, signal);
+  }
   for (const int signal : more) sigaddset(&signals, signal);
   sigprocmask(SIG_BLOCK, &signals, nullptr);
   return signals;
@@ -141,11 +146,12 @@ Status serve(const UpOptions& options, const std::string& model, const model::Mo
   if (status.is_ok()) greeting.start();
   while (status.is_ok() && !stop_requested(signals, kPollPeriod)) {
     status = mesh.poll();
+    const bool ready = greeting.ready();
+    if (ready) mesh.mesh_is_ready();
     control->serve([&](const ScaleRequest& request) -> Result<std::vector<std::string>> {
-      if (!greeting.ready()) return Status(Code::unavailable, "the mesh is just starting");
+      if (!ready) return Status(Code::unavailable, "the mesh is just starting");
       return scale(mesh, options, paths, costs, request);
     });
-    if (greeting.ready()) mesh.mesh_is_ready();
     if (greeting.done()) detach.ready(dir.log_path("fulgur"));
   }
   greeting.stop();

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include <cstdio>
+#include <optional>
 #include <nlohmann/json.hpp>
 
 #include "bench/engine/mesh_target.hpp"
@@ -86,18 +87,18 @@ Row median(std::uint32_t repeats, const std::function<Row()>& measure) {
 
 std::vector<Row> run_workloads(const Options& options, bench::Target target, const Clock& clock,
                                const model::ModelConfig& config, const kernels::Roofline& roofline,
-                               const std::function<bench::WeightReads()>& weight_reads) {
+                               const std::function<std::optional<bench::WeightReads>()>& weight_reads) {
   const Costs costs = costs_of(config);
   bench::Prompts prompts(config.vocab, options.seed);
   std::vector<Row> rows;
   for (const std::uint32_t batch : options.decode) {
     rows.push_back(median(options.repeats, [&]() -> Row {
-      const bench::WeightReads before = weight_reads();
+      const auto before = weight_reads();
       const auto point = bench::measure_decode(target, clock, prompts, batch, 16, options.steps);
-      const bench::WeightReads after = weight_reads();
-      const double steps = after.steps - before.steps;
+      const auto after = weight_reads();
+      const double steps = before && after ? after->steps - before->steps : 0;
       if (steps <= 0) return {"decode", point, 0};
-      const double groups_per_step = (after.expert_groups - before.expert_groups) / steps;
+      const double groups_per_step = (after->expert_groups - before->expert_groups) / steps;
       const double bytes_per_step = costs.attention_bytes + costs.expert_bytes * groups_per_step;
       return {"decode", point, roofline.read_gb_s * 1e9 / bytes_per_step * batch};
     }));

@@ -62,11 +62,13 @@ Result<ShardAddress> find_shard(const std::string& mesh) {
   return error(Code::unavailable, "the mesh on port {} has no attention shard", port);
 }
 
-WeightReads MeshTarget::weight_reads() const {
+std::optional<WeightReads> MeshTarget::weight_reads() const {
   constexpr useconds_t kRefreshPeriod_us = 700'000;  // a shard brings its metrics up to date twice a second
+  constexpr int kAttempts = 8;
   if (admin_.empty()) return {};
   cli::HttpClient shard("http://" + admin_);
-  for (WeightReads last{-1, -1};; usleep(kRefreshPeriod_us)) {
+  WeightReads last{-1, -1};
+  for (int attempt = 0; attempt < kAttempts; ++attempt, usleep(kRefreshPeriod_us)) {
     const auto answer = shard.get("/metrics", 5 * kSecond);
     if (!answer.is_ok()) return {};
     const WeightReads now{counter_of(answer->body, "fulgur_dispatch_expert_groups_total"),
@@ -74,6 +76,7 @@ WeightReads MeshTarget::weight_reads() const {
     if (now == last) return now;
     last = now;
   }
+  return {};
 }
 
 Result<std::unique_ptr<MeshTarget>> MeshTarget::connect(const ShardAddress& shard,

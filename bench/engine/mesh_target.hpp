@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -27,8 +28,9 @@ class MeshTarget {
   static Result<std::unique_ptr<MeshTarget>> connect(const ShardAddress& shard, const Clock& clock);
 
   Target target();
-  /// What the shard has counted, once it is idle; zeros when its metrics are out of reach.
-  WeightReads weight_reads() const;
+  /// What the shard has counted, once it is idle; nothing when its metrics are out of reach, or when it
+  /// serves others too.
+  std::optional<WeightReads> weight_reads() const;
 
  private:
   class Client;

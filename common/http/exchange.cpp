@@ -1,6 +1,5 @@
 #include "common/http/exchange.hpp"
 
-#include <algorithm>
 #include <utility>
 
 #include "common/http/response_text.hpp"
@@ -51,15 +50,17 @@ void Exchange::start_stream(int status, std::string_view content_type,
   schedule_wake();
 }
 
+void Exchange::expect(std::size_t bytes) {
+  const std::lock_guard lock(mutex_);
+  expected_bytes_ += bytes;
+}
+
 Status Exchange::write(std::string_view bytes) {
   if (gone_) return {Code::unavailable, "the client is gone"};
   const std::lock_guard lock(mutex_);
   if (phase_ != Phase::streaming) return {Code::failed_precondition, "no stream is open"};
   if (bytes.empty() || context_.head_only) return Status::ok();
-  // Room for the largest piece on top: what is larger than the limit by itself says nothing about the
-  // client.
-  largest_write_ = std::max(largest_write_, bytes.size());
-  const std::size_t most = context_.options->stream_buffer_bytes_max + largest_write_;
+  const std::size_t most = context_.options->stream_buffer_bytes_max + expected_bytes_;
   if (output_.size() + in_flight_ + bytes.size() > most) {
     return {Code::resource_exhausted, "the client reads too slowly"};
   }

@@ -34,6 +34,7 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   void respond(int status, std::string_view content_type, std::string_view body,
                const std::vector<Header>& headers);
   void start_stream(int status, std::string_view content_type, const std::vector<Header>& headers);
+  void expect(std::size_t bytes);
   Status write(std::string_view bytes);
   void finish();
   void abort();
@@ -73,7 +74,7 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   bool wake_posted_ = false;
   std::string output_;
   std::size_t in_flight_ = 0;
-  std::size_t largest_write_ = 0;
+  std::size_t expected_bytes_ = 0;  ///< beyond what a client may leave unread
   std::function<void()> on_disconnect_;
 };
 

@@ -28,6 +28,10 @@ void Responder::start_stream(int status, std::string_view content_type,
   if (guard_) guard_->exchange->start_stream(status, content_type, headers);
 }
 
+void Responder::expect(std::size_t bytes) const {
+  if (guard_) guard_->exchange->expect(bytes);
+}
+
 Status Responder::write(std::string_view bytes) const {
   if (!guard_) return {Code::failed_precondition, "no request"};
   return guard_->exchange->write(bytes);

@@ -29,6 +29,8 @@ class Responder {
   void start_stream(int status, std::string_view content_type,
                     std::vector<Header> headers = {}) const;
 
+  /// `bytes` of the stream come at once, whatever the client's pace: it may leave as many more unread.
+  void expect(std::size_t bytes) const;
   /// Queues bytes of the stream. resource_exhausted, and nothing is taken, when the client reads
   /// so slowly that its bounded buffer is full; unavailable when it is gone.
   Status write(std::string_view bytes) const;

@@ -33,7 +33,7 @@ struct ServerOptions {
   std::size_t connections_max = 1024;  ///< more are answered 503 and closed
   std::size_t header_bytes_max = 32 * 1024;
   std::size_t body_bytes_max = 8 * 1024 * 1024;
-  std::size_t stream_buffer_bytes_max = 1024 * 1024;  ///< per stream, not yet read by the client; and its largest piece
+  std::size_t stream_buffer_bytes_max = 1024 * 1024;  ///< per stream, not yet read by the client; see Responder::expect
   std::size_t worker_threads = 1;  ///< run the handlers marked RunOn::worker
   Nanoseconds idle_timeout = 75 * kSecond;     ///< from one request to the header of the next
   Nanoseconds body_timeout = 60 * kSecond;     ///< for a whole body

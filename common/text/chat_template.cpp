@@ -90,8 +90,9 @@ ContentFormat ChatTemplate::probe_content_format() const {
     // A template that prints the list itself does not understand it.
     return from_parts == from_string ? ContentFormat::any : ContentFormat::string;
   }
+  // One that shows neither (it raises on a lone message, say) is taken for one of the old kind.
   const bool takes_parts = from_parts.find(kProbe) != std::string::npos;
-  return takes_parts ? ContentFormat::typed : ContentFormat::any;
+  return takes_parts ? ContentFormat::typed : ContentFormat::string;
 }
 
 Result<std::vector<std::uint32_t>> encode_prompt(const Tokenizer& tokenizer,

@@ -221,7 +221,6 @@ void ExpertDispatch::assign(const MicroBatchPtr& batch, std::uint32_t layer,
   std::sort(routes.begin(), routes.end(), by_expert_then_row);
   compare_workers();
   const std::vector<Group> groups = group(layer, routes);
-  stats_.expert_groups_total += groups.size();
   std::map<std::string, std::uint64_t> cost;
   std::map<std::string, std::vector<wire::Route>> chosen;
   Routes unplaced{batch, layer, {}, since};
@@ -328,6 +327,9 @@ bool ExpertDispatch::send_part(Worker& worker, Routes work, std::uint64_t cost) 
     return false;
   }
   ++stats_.dispatches_total;
+  for (std::size_t at = 0; at < routes.size(); ++at) {
+    stats_.expert_groups_total += at == 0 || routes[at].expert != routes[at - 1].expert ? 1 : 0;
+  }
   const Nanoseconds now = clock_.now();
   const bool alone = worker.outstanding == 0;
   worker.pace.sent(now, alone);

@@ -80,6 +80,10 @@ void Coordinator::on_register(transport::LinkId link, const wire::Register& info
   wire::Ack ack{info.incarnation, Code::ok, {}, options_.generation};
   const Member* const before = members_.find(info.name);
   const bool was_to_go = before != nullptr && is_to_go(*before);
+  if (before != nullptr && is_older_than_silent(info, *before)) {
+    log::info("waiting name={}: a newer process of that name may come back", info.name);
+    return;
+  }
   const auto arrival = members_.on_register(link, info);
   if (!arrival.is_ok()) {
     ++counters_.refused;
@@ -107,6 +111,13 @@ void Coordinator::on_register(transport::LinkId link, const wire::Register& info
   admit(*members_.find(info.name), *arrival);
   begin_when_settled();
   flush();
+}
+
+/// Whether a process registers that a newer one of its name had displaced, whose own link is down by
+/// now. It is neither welcome yet nor to end: once the newer one is lost, answer_stranger() asks it.
+bool Coordinator::is_older_than_silent(const wire::Register& info, const Member& member) {
+  return member.state != MemberState::lost && member.link == 0 &&
+         info.incarnation < member.info.incarnation;
 }
 
 void Coordinator::note_arrival(const wire::Register& info, Membership::Arrival arrival,

@@ -100,6 +100,7 @@ class Coordinator {
   void forget(const std::string& name);
   void note_slow(const Member& worker);
   void note_arrival(const wire::Register& info, Membership::Arrival arrival, bool was_to_go);
+  static bool is_older_than_silent(const wire::Register& info, const Member& member);
   void note_suspect(const Member& member, MemberState before, const std::string& why);
   void note_serving();
   void note_wanted(std::string_view pool, std::uint32_t before, const ScalingSignal& signal);

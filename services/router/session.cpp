@@ -187,7 +187,9 @@ void Session::progress(Run& run) {
     Delta delta = run.choice.take_delta();
     if (finished || !delta.text.empty() || !delta.tokens.empty()) {
       const bool first = !std::exchange(run.shown, true);
-      if (!send_chunk(response_.chunk(index_of(run), run.choice, delta, first))) return;
+      const std::string chunk = response_.chunk(index_of(run), run.choice, delta, first);
+      if (first) input_.responder.expect(chunk.size());  // may hold a whole prompt, and its scores
+      if (!send_chunk(chunk)) return;
     }
   }
   if (!finished) return;

@@ -124,8 +124,10 @@ TEST(Lifecycle, StatusDoesNotWaitForAnOrchestratorThatHangs) {
   EXPECT_EQ(mesh.stop(), 0);
 }
 
-// Somebody starts a worker by hand under a name that is taken, sees it, and ends it again.
-TEST(Lifecycle, AWorkerWhoseNameWasTakenForAWhileIsBack) {
+// Somebody starts a worker by hand under a name that is taken, sees it, and ends it again, kindly or not.
+class TakenName : public testing::TestWithParam<int> {};
+
+TEST_P(TakenName, ItsWorkerIsBackOnceTheOtherIsGone) {
   Mesh mesh;
   const Status started = mesh.start();
   ASSERT_TRUE(started.is_ok()) << started.message();
@@ -143,13 +145,16 @@ TEST(Lifecycle, AWorkerWhoseNameWasTakenForAWhileIsBack) {
                                            [&](const json& it) { return it["pid"] == *second; });
   }));
   EXPECT_EQ(complete(mesh.url(), {{"prompt", "a fox"}, {"max_tokens", 4}}).error, "");
-  kill(*second, SIGTERM);
+  kill(*second, GetParam());
   int wait_status = 0;
   EXPECT_TRUE(eventually([&] { return waitpid(*second, &wait_status, WNOHANG) == *second; }));
   EXPECT_TRUE(eventually([&] { return mesh.is_whole(); })) << mesh.view().dump();
-  EXPECT_EQ(mesh.pid_of("expert-0"), own);
+  EXPECT_EQ(mesh.pid_of("expert-0"), own) << "it was started again";
   EXPECT_EQ(complete(mesh.url(), {{"prompt", "a fox"}, {"max_tokens", 4}}).error, "");
 }
+
+INSTANTIATE_TEST_SUITE_P(Signals, TakenName, testing::Values(SIGTERM, SIGKILL),
+                         [](const auto& info) { return info.param == SIGTERM ? "term" : "kill"; });
 
 TEST(Lifecycle, APortInUseIsOneLine) {
   // A bound socket of ours, as another program's server would hold it.
@@ -219,6 +224,20 @@ TEST(Lifecycle, ADetachedMeshLetsGoAndGoesDown) {
   pids.erase(pids.begin());
   expect_all_gone(pids);
   EXPECT_FALSE(fs::exists(cli::RunDir::of(port).path()));
+}
+
+// As under nohup, or in the background of a script.
+TEST(Lifecycle, ADetachedStartIgnoresWhatItsCallerIgnores) {
+  const std::uint16_t port = cli::free_port();
+  const Finished begun = run_program(
+      "/bin/sh", {"-c", "trap '' HUP INT; " + program("fulgur") + " up --quiet --detach --model " +
+                            tiny_model() + " --port " + std::to_string(port) +
+                            " & while [ -e /proc/$!/exe ]; do kill -INT $!; kill -HUP $!; done; wait $!"});
+  EXPECT_EQ(begun.exit_code, 0) << begun.output;
+  const std::string url = "http://127.0.0.1:" + std::to_string(port);
+  EXPECT_EQ(complete(url, {{"prompt", "a fox"}, {"max_tokens", 4}}).error, "");
+  const Finished down = run_program(program("fulgur"), {"down", "--port", std::to_string(port)});
+  EXPECT_EQ(down.exit_code, 0) << down.output;
 }
 
 // Programs beside a worker that never registers: such a mesh is never ready.

@@ -208,6 +208,35 @@ TEST(ComesBack, ANewProcessReplacesTheOldOneAndTheOldOneIsRefused) {
   expect_healthy(mesh, 2);
 }
 
+// It was displaced, and lives: neither is it welcome while the newer one may come back, nor told to end.
+TEST(ComesBack, TheOldOneOfANewProcessThatDiesIsAskedBack) {
+  ScriptedMesh mesh(expecting(2, 1));
+  start_members(mesh, 2);
+  mesh.run();
+  const wire::Register old = mesh.peer("expert-1").info;
+  const transport::LinkId old_link = mesh.link("expert-1");
+  mesh.start(ServiceKind::expert, "expert-1");
+  mesh.run();
+  mesh.kill("expert-1");
+  const auto member = [&] { return *mesh.coordinator().members().find("expert-1"); };
+  mesh.coordinator().on_register(old_link, old);
+  EXPECT_EQ(mesh.coordinator().counters().refused, 0U);
+  EXPECT_EQ(member().info.incarnation, old.incarnation + 1);
+  mesh.pass_silently(2 * kSecond);
+  EXPECT_EQ(member().state, MemberState::lost);
+  wire::Heartbeat beat = beat_of(mesh, "expert-1");
+  beat.incarnation = old.incarnation;
+  mesh.coordinator().on_heartbeat(old_link, beat);
+  mesh.pass_silently(kSecond);
+  const std::uint64_t delivered = mesh.delivered();
+  mesh.coordinator().on_heartbeat(old_link, beat);
+  mesh.run();
+  EXPECT_EQ(mesh.delivered(), delivered + 1) << "it is asked to register";
+  mesh.coordinator().on_register(old_link, old);
+  EXPECT_EQ(member().state, MemberState::alive);
+  EXPECT_EQ(member().info.incarnation, old.incarnation);
+}
+
 // ---------------------------------------------------------------- bad input
 
 TEST(BadInput, StaleEpochsChangeNothing) {
